@@ -1,0 +1,366 @@
+package baton
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/pgbaton/pgbaton/internal/pgdisk"
+)
+
+// Outcome is what the target of a promotion does next.
+type Outcome int
+
+const (
+	// Wait: not now, but what is missing may still arrive.
+	Wait Outcome = iota
+	// Promote: everything that the rules ask for is there.
+	Promote
+	// Refuse: this instance must not be promoted in this attempt.
+	Refuse
+)
+
+func (o Outcome) String() string {
+	return [...]string{"wait", "promote", "refuse"}[o]
+}
+
+// Question is everything that decides whether Self may be promoted.
+type Question struct {
+	Self         Candidate
+	Bulletins    []Bulletin // the newest of every node that can be seen, its own included
+	Challenge    Challenge  // in force; the zero value for a lone promotion
+	Participants []string   // nodes known to run an instance, as far as they belong to the cluster
+	Available    []string   // nodes that Pacemaker calls online
+	Settled      bool       // no further answer is worth waiting for
+	Lone         bool       // run by hand, without a plan: nobody answers
+	Ordered      *Order     // a person's order to promote Self in spite of a loss
+	MaxLag       int64      // bytes that a takeover may lack of what the last primary said it had, 0: not enforced
+}
+
+// Verdict is the answer to a [Question].
+type Verdict struct {
+	Outcome  Outcome
+	Reason   string  // one sentence for the log: why, or what is waited for
+	Note     *Note   // the note whose proof holds; nil in an election
+	Avoid    []Claim // timelines that need a history file so that PostgreSQL starts the one that is claimed
+	Answered bool    // with Wait: the answers are there, only WAL is missing
+	Behind   bool    // with Wait: WAL is missing, whether the answers are there or not
+	Missing  int64   // bytes of WAL that the last primary is known to have had and Self lacks, in an election
+}
+
+// Decide is the rule by which an instance becomes primary.
+//
+//  1. A quorum of participants has stored the claim that is being made (invariant 8).
+//  2. While a note can be used, whoever proves that it has that record, and nothing behind it, is promoted; nobody else
+//     (invariant 2).
+//  3. Without one, the best position among those who answered is promoted, if it descends from every timeline that may
+//     hold rows, or if the cluster saw their owner go (invariant 3).
+func Decide(q Question) Verdict {
+	know := Gather(q.Bulletins, q.Challenge.Nonce)
+	if w := writable(q); w != "" {
+		return refuse("%s is still a writable primary", w)
+	}
+	note, noteErr := know.Usable(q.Challenge.Nonce)
+	if q.Lone {
+		return decideLone(q, know, note)
+	}
+	if err := superseded(q, know); err != nil {
+		return refuse("%v", err)
+	}
+
+	answers := answersTo(q)
+	need := Quorum(len(q.Participants))
+	if len(answers) < need {
+		v := wait("%d of %d participants stored the claim, %d needed; silent: %s", len(answers), len(q.Participants), need, names(silent(q, answers)))
+		if note != nil && behind(*note, q.Self) {
+			// Answers would not help it.
+			v.Reason = fmt.Sprintf("%v; %s", Proof(*note, q.Self), v.Reason)
+			v.Behind = true
+		}
+		return v
+	}
+	avoid := avoid(q, know)
+	if q.Ordered != nil && q.Ordered.Stake == know.Stake(q.Challenge.Nonce) {
+		lost := missing(q.Self, know)
+		return Verdict{
+			Outcome: Promote, Avoid: avoid, Missing: lost,
+			Reason: fmt.Sprintf("%s ordered it and accepted a loss of at least %d bytes of WAL", q.Ordered.By, lost),
+		}
+	}
+	if note != nil {
+		if err := Proof(*note, q.Self); err != nil {
+			if behind(*note, q.Self) {
+				v := wait("%v", err)
+				v.Answered, v.Behind = true, true
+				return v
+			}
+			return refuse("%v", err)
+		}
+		return Verdict{Outcome: Promote, Note: note, Avoid: avoid, Reason: fmt.Sprintf("%s has everything: the %s", q.Self.Node, note)}
+	}
+	return elect(q, know, answers, avoid, noteErr)
+}
+
+// behind reports whether more WAL of its timeline could give a candidate the record that the note names.
+func behind(note Note, self Candidate) bool {
+	return self.Position.Timeline == note.Timeline && self.Position.LSN < note.End
+}
+
+// Quorum is the number of n participants, the asking one included, that must have stored a claim. Of two, one is
+// enough: Corosync's two_node lets the survivor go on once the other is fenced.
+func Quorum(n int) int {
+	if n <= 2 {
+		return 1
+	}
+	return n/2 + 1
+}
+
+func decideLone(q Question, know Knowledge, note *Note) Verdict {
+	if err := ancestry(q.Self, know, q.Challenge.Nonce, func(Claim) bool { return true }); err != nil {
+		return refuse("%v", err)
+	}
+	avoid := avoid(q, know)
+	if note != nil && note.Kind != Clean {
+		return refuse("promoted by hand and alone, %s needs a primary that was shut down cleanly; the last one crashed and left the %s", q.Self.Node, note)
+	}
+	if note != nil {
+		if err := Proof(*note, q.Self); err != nil {
+			return refuse("%v", err)
+		}
+		return Verdict{Outcome: Promote, Note: note, Avoid: avoid, Reason: fmt.Sprintf("%s has everything: the %s", q.Self.Node, note)}
+	}
+	if q.Self.Last == nil || !q.Self.Last.ShutdownCheckpoint || q.Self.Last.End != q.Self.Position.LSN {
+		return refuse("promoted by hand and alone, %s needs WAL that ends with the shutdown checkpoint of a primary; it ends at %s without one", q.Self.Node, q.Self.Position)
+	}
+	return Verdict{Outcome: Promote, Avoid: avoid, Reason: fmt.Sprintf("the WAL of %s ends with the shutdown checkpoint of a primary at %s", q.Self.Node, q.Self.Position)}
+}
+
+// elect compares positions, for want of a note.
+func elect(q Question, know Knowledge, answers map[string]Answer, avoid []Claim, noteErr error) Verdict {
+	if s := silent(q, answers); len(s) > 0 && !q.Settled {
+		return wait("no answer yet from %s", names(s))
+	}
+	for node, a := range answers {
+		if node == q.Self.Node || a.Unfit != "" || a.SystemID != q.Self.SystemID || diverged(a, q.Self, know) {
+			continue
+		}
+		if better(a.Position, q.Self.Position) {
+			return refuse("%s has more WAL: it ends at %s, %s at %s", node, a.Position, q.Self.Node, q.Self.Position)
+		}
+	}
+	strict := func(c Claim) bool {
+		for _, a := range answers {
+			if a.saw(c) {
+				return false
+			}
+		}
+		return true
+	}
+	if err := ancestry(q.Self, know, q.Challenge.Nonce, strict); err != nil {
+		return refuse("%v", err)
+	}
+	missing := missing(q.Self, know)
+	if q.MaxLag > 0 && missing > q.MaxLag {
+		return refuse("%s lacks at least %d bytes that the last primary had, maxlag allows %d", q.Self.Node, missing, q.MaxLag)
+	}
+	reason := fmt.Sprintf("%s has the best position of %d that answered, %s; %v", q.Self.Node, len(answers), q.Self.Position, noteErr)
+	return Verdict{Outcome: Promote, Avoid: avoid, Missing: missing, Reason: reason}
+}
+
+// missing says how many bytes of WAL the candidate is known to lack: of what the last primary said it had written, of a
+// note that somebody else may have used up, and of what was there when a timeline was claimed.
+func missing(self Candidate, know Knowledge) int64 {
+	end := self.Position.LSN
+	if know.Primary.Timeline >= self.Position.Timeline {
+		end = max(end, know.Primary.LSN)
+	}
+	if n := know.Note; n != nil && n.Timeline >= self.Position.Timeline {
+		end = max(end, n.End)
+	}
+	for _, c := range know.Claims {
+		if c.Open() && c.Parent >= self.Position.Timeline {
+			end = max(end, c.Switch)
+		}
+	}
+	return int64(end - self.Position.LSN)
+}
+
+// ancestry checks the candidate against the timelines that may hold rows, newest attempt first. Once it descends from
+// one of them, the older ones were dealt with by whoever made that claim. Where strict, the candidate must descend from the
+// claim; otherwise it is enough that it lies on the way there, because somebody was there when its owner went and this is
+// a takeover. Nobody but its owner knows where a claim that did not get as far as to be effective forked.
+func ancestry(self Candidate, know Knowledge, own string, strict func(Claim) bool) error {
+	for _, c := range slices.Backward(know.Claims) {
+		if !c.Open() || c.Nonce == own {
+			continue
+		}
+		if descends(self, c) {
+			return nil
+		}
+		if c.Node == self.Node && c.State != Effective {
+			// Our own attempt that did not come to anything: nobody knows that better.
+			continue
+		}
+		if c.State == Effective && !onTheWay(self, c, know.Claims) {
+			return fmt.Errorf("%s is not known to lie on the way to %s: its WAL ends at %s", self.Node, c, self.Position)
+		}
+		if strict(c) {
+			return fmt.Errorf("%s is behind %s: start %s, or accept the loss", self.Node, c, c.Node)
+		}
+		if c.State == Effective {
+			return nil
+		}
+	}
+	return nil
+}
+
+// descends reports whether the candidate's line runs through the claimed timeline. The number says it, since no number
+// is started twice; what else is known of an effective one must fit.
+func descends(self Candidate, c Claim) bool {
+	if self.Position.Timeline == c.Timeline {
+		if c.CRC != 0 && self.Identity != 0 && c.CRC != self.Identity {
+			return false
+		}
+	} else if _, ok := self.History.SwitchPointOf(c.Timeline); !ok {
+		return false
+	}
+	if c.State != Effective {
+		return true
+	}
+	sw, ok := self.History.SwitchPointOf(c.Parent)
+	return ok && sw == c.Switch
+}
+
+// onTheWay reports whether the candidate's WAL ends on the line that leads to an effective claim. A candidate that is
+// more than one timeline behind can only be told from a diverged one if the claims in between are known.
+func onTheWay(self Candidate, c Claim, claims []Claim) bool {
+	end := c.Switch
+	for range len(claims) + 1 {
+		if self.Position.Timeline == c.Parent {
+			return self.Position.LSN <= end
+		}
+		i := slices.IndexFunc(claims, func(p Claim) bool { return p.Timeline == c.Parent && p.State == Effective })
+		if i < 0 {
+			return false
+		}
+		c = claims[i]
+		end = min(end, c.Switch)
+	}
+	return false
+}
+
+// diverged reports whether the answerer is on a branch that was left: behind the point where the candidate's own line,
+// or that to the newest effective claim, went another way; or on a twin of that claim's timeline. It may have more bytes,
+// but not more of this history.
+func diverged(a Answer, self Candidate, know Knowledge) bool {
+	p := a.Position
+	if sw, ok := self.History.SwitchPointOf(p.Timeline); ok && p.LSN > sw {
+		return true
+	}
+	for _, c := range slices.Backward(know.Claims) {
+		if c.State != Effective {
+			continue
+		}
+		switch {
+		case p.Timeline == c.Timeline:
+			return a.Identity != 0 && c.CRC != 0 && a.Identity != c.CRC
+		case p.Timeline == c.Parent:
+			return p.LSN > c.Switch
+		case c.Parent < p.Timeline && p.Timeline < c.Timeline:
+			return true
+		}
+	}
+	return false
+}
+
+func better(a, b pgdisk.Position) bool {
+	if a.Timeline != b.Timeline {
+		return a.Timeline > b.Timeline
+	}
+	return a.LSN > b.LSN
+}
+
+// avoid lists every timeline number between the candidate's and the claimed one: a history file must stand for each of
+// them. PostgreSQL looks for history files one number after the other and takes the first that has none
+// (findNewestTimeLine in src/backend/access/transam/timeline.c), so that one gap would make it start another timeline
+// than the claimed one, which nobody knows of; and a standby that follows asks its primary for the history of each
+// number on the way (WalRcvFetchTimeLineHistoryFiles).
+//
+// What is listed says whose claim on the number is known, and as its parent the candidate's own timeline.
+func avoid(q Question, know Knowledge) []Claim {
+	var list []Claim
+	for t := q.Self.Position.Timeline + 1; t < q.Challenge.Claim.Timeline; t++ {
+		c := Claim{Timeline: t, Node: "nobody", State: Withdrawn}
+		for _, k := range know.Claims {
+			if k.Timeline == t && k.Nonce != q.Challenge.Nonce {
+				c = k
+			}
+		}
+		c.Parent, c.Switch = q.Self.Position.Timeline, q.Self.Position.LSN
+		list = append(list, c)
+	}
+	return list
+}
+
+// superseded says whether the attempt in force is off: withdrawn, or another one is known that it did not reckon with. The
+// next attempt will.
+func superseded(q Question, know Knowledge) error {
+	own := q.Challenge.Claim
+	for _, c := range know.Claims {
+		switch {
+		case c.Nonce == q.Challenge.Nonce && c.State == Withdrawn:
+			// Refused before; what is written down as never to be started must not be started.
+			return fmt.Errorf("%s has withdrawn this attempt: %s", c.Node, c)
+		case c.Nonce == q.Challenge.Nonce:
+		case c.Open() && c.Seq >= own.Seq:
+			return fmt.Errorf("a newer attempt is known: %s", c)
+		case c.Open() && c.Timeline >= own.Timeline:
+			return fmt.Errorf("timeline %d may exist already: %s", own.Timeline, c)
+		}
+	}
+	return nil
+}
+
+func writable(q Question) string {
+	for _, b := range q.Bulletins {
+		if b.Answer != nil && b.Answer.Challenge == q.Challenge.Nonce && q.Challenge.Nonce != "" && b.Answer.Writable && b.Node != q.Self.Node {
+			return b.Node
+		}
+	}
+	return ""
+}
+
+func answersTo(q Question) map[string]Answer {
+	got := map[string]Answer{}
+	for _, b := range q.Bulletins {
+		if b.Answer != nil && b.Answer.Challenge == q.Challenge.Nonce && slices.Contains(q.Participants, b.Node) {
+			got[b.Node] = *b.Answer
+		}
+	}
+	return got
+}
+
+func silent(q Question, answers map[string]Answer) []string {
+	var list []string
+	for _, n := range q.Participants {
+		if _, ok := answers[n]; !ok && slices.Contains(q.Available, n) {
+			list = append(list, n)
+		}
+	}
+	return list
+}
+
+func names(list []string) string {
+	if len(list) == 0 {
+		return "none that is online"
+	}
+	return strings.Join(list, ", ")
+}
+
+func wait(format string, args ...any) Verdict {
+	return Verdict{Outcome: Wait, Reason: fmt.Sprintf(format, args...)}
+}
+
+func refuse(format string, args ...any) Verdict {
+	return Verdict{Outcome: Refuse, Reason: fmt.Sprintf(format, args...)}
+}

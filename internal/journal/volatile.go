@@ -1,0 +1,79 @@
+package journal
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/pgbaton/pgbaton/internal/baton"
+	"github.com/pgbaton/pgbaton/internal/pgdisk"
+)
+
+// RunRoot is where the nodes keep what must not survive a reboot.
+const RunRoot = "/run/pgbaton"
+
+// Volatile is what a node knows since it booted. Its loss is always safe.
+type Volatile struct {
+	Live       bool             `json:"live,omitempty"`        // a primary was seen since boot
+	Saw        uint64           `json:"saw,omitempty"`         // Seq of the newest claim this node was there for since it booted
+	Parked     bool             `json:"parked,omitempty"`      // demote left the instance down, to be started as a standby
+	Stopped    bool             `json:"stopped,omitempty"`     // stop ended the instance: that it is down is no crash, whatever pg_control says
+	Challenge  string           `json:"challenge,omitempty"`   // nonce this node asked with last, as a target
+	Asked      *Asked           `json:"asked,omitempty"`       // a challenge published ahead of the attempt it is for
+	Heard      *Heard           `json:"heard,omitempty"`       // what the verdict of pre-promote rested on
+	Asking     *baton.Challenge `json:"asking,omitempty"`      // the challenge in this node's bulletin
+	LastAnswer *baton.Answer    `json:"last_answer,omitempty"` // the answer in it
+	Answered   string           `json:"answered,omitempty"`    // nonce of the challenge answered last
+	Position   string           `json:"position,omitempty"`    // of that answer, TIMELINE:LSN
+	Refused    time.Time        `json:"refused,omitzero"`      // when a crashed primary left the role to others
+	Primary    *pgdisk.Position `json:"primary,omitempty"`     // how far the primary had written, by its last monitor
+	Score      string           `json:"score,omitempty"`       // the promotion score set last
+	Status     string           `json:"status,omitempty"`      // the status attribute set last
+	Asserted   int64            `json:"asserted,omitempty"`    // when score and bulletin were last asserted, Unix seconds
+	Attrd      string           `json:"attrd,omitempty"`       // incarnation of attrd they were told to
+}
+
+// Asked is a challenge that a target published in post-demote, so that the answers are there when pre-promote wants them.
+type Asked struct {
+	Challenge baton.Challenge `json:"challenge"`
+	At        time.Time       `json:"at"`
+}
+
+// Heard is what the bulletins said when pre-promote found this node fit to be promoted.
+type Heard struct {
+	Challenge baton.Challenge  `json:"challenge"`
+	Bulletins []baton.Bulletin `json:"bulletins"`
+	At        time.Time        `json:"at"`
+	Ordered   *baton.Order     `json:"ordered,omitempty"`
+}
+
+// RunDir is the directory of a resource's volatile state.
+func RunDir(resource string) string { return filepath.Join(RunRoot, resource) }
+
+// LoadVolatile reads the volatile state; whatever cannot be read is not known.
+func LoadVolatile(resource string) Volatile {
+	var v Volatile
+	data, err := os.ReadFile(filepath.Join(RunDir(resource), "volatile.json"))
+	if err != nil || json.Unmarshal(data, &v) != nil {
+		return Volatile{}
+	}
+	return v
+}
+
+// SaveVolatile replaces the volatile state, without a flush.
+func SaveVolatile(resource string, v Volatile) error {
+	dir := RunDir(resource)
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	data, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	tmp := filepath.Join(dir, "volatile.json.new")
+	if err := os.WriteFile(tmp, data, 0o644); err != nil {
+		return err
+	}
+	return os.Rename(tmp, filepath.Join(dir, "volatile.json"))
+}
