@@ -1,0 +1,165 @@
+package postgres
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+)
+
+func fmtLock(pid int, dir string) string { return fmt.Sprintf("%d\n%s\n1700000000\n5433\n", pid, dir) }
+
+// Ensure the configuration files are read as the server reads them: it is asked for each parameter.
+func TestSettings(t *testing.T) {
+	i := testInstance(t)
+	i.StartArgs = append(i.StartArgs, "-c", "work-mem=3072", "--maintenance_work_mem=5120", "-cwal_keep_size=1024")
+	write := func(name, content string) {
+		t.Helper()
+		path := filepath.Join(i.DataDir, name)
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(content), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("postgresql.conf", `
+primary_conninfo = 'host=a password=''x'' application_name=n1' # the node
+Cluster_Name='n1'
+archive_command   'cp %p "/a b/%f"'
+restore_command='cp ''/a#b''/%f\t"%p" \101\\ \q'   # a comment
+recovery_end_command = none
+wal_level = logical # replica
+  hot_standby on
+work_mem = 1MB
+wal_keep_size=128MB
+log_line_prefix='%m [%p] '
+include 'more conf/one.conf'
+include_if_exists 'nowhere.conf'
+include_dir 'more [conf]'
+`)
+	write("more conf/one.conf", "max_wal_senders = 7\ninclude '../two.conf'\n")
+	write("two.conf", "max_connections = 77\nwal_sender_timeout = '1min'\n")
+	write("more [conf]/b.conf", "max_worker_processes = 11\n")
+	write("more [conf]/a.conf", "max_worker_processes = 9\ntemp_buffers = 1152\n")
+	write("more [conf]/.hidden.conf", "temp_buffers = 99MB\n")
+	write("more [conf]/not.conf.bak", "temp_buffers = 99MB\n")
+	write("postgresql.auto.conf", "wal_sender_timeout = '9000'\n")
+
+	got := i.Settings() // values as written; the server answers in its base units, so that is how they are written here
+	for _, name := range []string{
+		"primary_conninfo", "cluster_name", "archive_command", "restore_command", "recovery_end_command", "wal_level", "hot_standby", "work_mem",
+		"maintenance_work_mem", "wal_keep_size", "log_line_prefix", "max_wal_senders", "max_connections", "wal_sender_timeout", "max_worker_processes", "temp_buffers",
+	} {
+		want, err := i.ConfiguredValue(context.Background(), name)
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		if strings.TrimSpace(got[name]) != want {
+			t.Errorf("%s is %q, the server says %q", name, got[name], want)
+		}
+	}
+	if _, err := i.ConfiguredValue(t.Context(), "no_such_parameter"); err == nil || !strings.Contains(err.Error(), "no_such_parameter") {
+		t.Errorf("unknown parameter: %v", err)
+	}
+	write("more [conf]/c.conf", "work_mem = lots\n")
+	if _, err := i.ConfiguredValue(t.Context(), "work_mem"); err == nil || !strings.Contains(err.Error(), `invalid value for parameter "work_mem"`) {
+		t.Errorf("wrong configuration: %v; want what the server says first", err)
+	}
+	if got, err := i.ProgramMajor(t.Context()); got != 15 || err != nil {
+		t.Errorf("the program is of %d, %v; want 15", got, err)
+	}
+}
+
+// Ensure the data directory is found as the server would find it.
+func TestConfiguredDataDir(t *testing.T) {
+	conf, data := t.TempDir(), t.TempDir()
+	file := filepath.Join(conf, "postgresql.conf")
+	for _, tt := range []struct {
+		name, content string
+		args          []string
+		want          string
+	}{
+		{"no file", "", nil, conf},
+		{"not set", "port = 1\n", nil, conf},
+		{"set", "data_directory = '" + data + "/'\n", nil, data},
+		{"relative", "data_directory = 'main'\n", nil, conf},
+		{"on the command line", "data_directory = '/x'\n", []string{"-c", "data_directory=" + data}, data},
+		{"another file", "data_directory = '/x'\n", []string{"-c", "config_file=/nowhere"}, conf},
+	} {
+		os.Remove(file)
+		if tt.content != "" {
+			if err := os.WriteFile(file, []byte(tt.content), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		i := &Instance{ConfigDir: conf, StartArgs: tt.args}
+		if got := i.ConfiguredDataDir(); got != tt.want {
+			t.Errorf("%s: %q, want %q", tt.name, got, tt.want)
+		}
+	}
+	if err := os.WriteFile(filepath.Join(conf, "PG_VERSION"), []byte("15\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if got := (&Instance{ConfigDir: conf}).ConfiguredDataDir(); got != conf {
+		t.Errorf("a directory with PG_VERSION: %q, want %q", got, conf)
+	}
+}
+
+func TestConninfoValue(t *testing.T) {
+	for _, tt := range []struct{ info, want string }{
+		{"", ""},
+		{"application_name=n1", "n1"},
+		{" host = a  application_name = n1 ", "n1"},
+		{"host=a application_name='n 1' port=1", "n 1"},
+		{`application_name='it\'s'`, "it's"},
+		{`application_name=a\ b`, "a b"},
+		{"application_name=", ""},
+		{"application_name='' host=x", ""},
+		{"application_name=n1 application_name=n2", "n2"},
+		{"password='x application_name=n2' application_name=n1", "n1"},
+		{"password='x application_name=n2", ""},
+		{"fallback_application_name=n2", ""},
+		{"nonsense", ""},
+		{"postgresql://u:p@h:1/db?application_name=n1", "n1"},
+		{"postgres://h1:1,h2:2/?sslmode=disable&application_name=n%2D1", "n-1"},
+		{"postgresql:///?host=/run", ""},
+		{"host=/x://y application_name=n1", "n1"},
+	} {
+		if got := ConninfoValue(tt.info, "application_name"); got != tt.want {
+			t.Errorf("%q: %q, want %q", tt.info, got, tt.want)
+		}
+	}
+}
+
+func TestSplitList(t *testing.T) {
+	for _, tt := range []struct {
+		in   string
+		want []string
+	}{
+		{"", nil},
+		{"/tmp", []string{"/tmp"}},
+		{" /run/a , /tmp ", []string{"/run/a", "/tmp"}},
+		{`"/a, b", /c`, []string{"/a, b", "/c"}},
+		{`"/a ""b""",/c`, []string{`/a "b"`, "/c"}},
+		{`"/a`, []string{"/a"}},
+		{",,", nil},
+	} {
+		if got := SplitList(tt.in); !reflect.DeepEqual(got, tt.want) {
+			t.Errorf("%q: %q, want %q", tt.in, got, tt.want)
+		}
+	}
+}
+
+func FuzzParseConfLine(f *testing.F) {
+	f.Add(`a = 'b\'' # c`)
+	f.Add(`a '\`)
+	f.Fuzz(func(t *testing.T, line string) {
+		parseConfLine(line)
+		ConninfoValue(line, "application_name")
+		SplitList(line)
+	})
+}
