@@ -1,0 +1,198 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/pgbaton/pgbaton/internal/baton"
+	"github.com/pgbaton/pgbaton/internal/pgdisk"
+)
+
+// bulletin is what this node publishes: all of it follows from its state.
+func (a *Agent) bulletin(challenge *baton.Challenge, answer *baton.Answer) baton.Bulletin {
+	if challenge == nil {
+		challenge = a.vol.Asking
+	}
+	if answer == nil {
+		answer = a.vol.LastAnswer // a monitor in the middle of somebody's attempt must not take it back
+	}
+	return baton.Bulletin{Node: a.inv.Node, Note: a.state.Note, Claims: a.state.Claims, Challenge: challenge, Answer: answer, Primary: a.vol.Primary}
+}
+
+// publish makes the bulletin known. What is published is already on this node's disk.
+func (a *Agent) publish(ctx context.Context, effect string, challenge *baton.Challenge, answer *baton.Answer) error {
+	return a.do(effect, func() error { return a.cluster.Publish(ctx, a.bulletin(challenge, answer)) })
+}
+
+// others reads every node's bulletin and puts this node's own, fresh from its disk, in place of what was published.
+func (a *Agent) others(ctx context.Context) ([]baton.Bulletin, error) {
+	list, err := a.cluster.Bulletins(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for n := range list {
+		if list[n].Node == a.inv.Node {
+			list[n].Note, list[n].Claims = newer(a.state.Note, list[n].Note), baton.MergeClaims(list[n].Claims, a.state.Claims)
+			list[n].Primary = a.vol.Primary
+			return list, nil
+		}
+	}
+	return append(list, a.bulletin(nil, nil)), nil
+}
+
+func newer(a, b *baton.Note) *baton.Note {
+	if a == nil || (b != nil && b.NewerThan(a)) {
+		return b
+	}
+	return a
+}
+
+// learn takes over what the bulletins say and this node does not have on its disk yet. It reports whether there was
+// anything new.
+func (a *Agent) learn(bulletins []baton.Bulletin) bool {
+	know := baton.Gather(bulletins, "")
+	changed := false
+	if know.Note != nil && know.Note.NewerThan(a.state.Note) {
+		a.state.Note, changed = know.Note, true
+	}
+	if claims := baton.MergeClaims(know.Claims, a.state.Claims); !slices.Equal(claims, a.state.Claims) {
+		a.state.Claims, changed = claims, true
+	}
+	for _, b := range bulletins {
+		if !slices.Contains(a.state.Participants, b.Node) {
+			a.state.Participants = append(a.state.Participants, b.Node)
+			changed = true
+		}
+	}
+	slices.Sort(a.state.Participants)
+	return changed
+}
+
+// participants are the nodes that ever published a bulletin and still belong to the cluster.
+func (a *Agent) participants() []string {
+	list := []string{a.inv.Node}
+	for _, n := range a.state.Participants {
+		if n != a.inv.Node && (!a.plan.Known() || slices.Contains(a.plan.All, n)) {
+			list = append(list, n)
+		}
+	}
+	slices.Sort(list)
+	return list
+}
+
+// present are the nodes from which an answer may be expected: online by the plan, unless the plan takes them away and
+// their attributes are gone already. A fenced node is still called available in the plan that it is fenced in.
+func (a *Agent) present(bulletins []baton.Bulletin) []string {
+	var list []string
+	for _, n := range a.plan.Available {
+		leaves := slices.Contains(a.plan.Stop, n) || slices.Contains(a.plan.Demote, n)
+		if !leaves || slices.ContainsFunc(bulletins, func(b baton.Bulletin) bool { return b.Node == n }) {
+			list = append(list, n)
+		}
+	}
+	return list
+}
+
+// answer is this node's reply to a challenge: where its WAL ends now.
+func (a *Agent) answer(ctx context.Context, challenge string) *baton.Answer {
+	ans := &baton.Answer{Challenge: challenge, Live: a.vol.Live, Saw: a.vol.Saw}
+	f, err := a.look()
+	if err != nil {
+		ans.Unfit = err.Error()
+		return ans
+	}
+	ans.SystemID, ans.Writable = f.control.SystemIdentifier, f.role == primary
+	if f.role == primary {
+		ans.Position = pgdisk.Position{Timeline: f.control.CheckPointTimeline, LSN: f.control.CheckPoint}
+		return ans
+	}
+	var note *baton.Note
+	if a.state.Note != nil {
+		note = a.state.Note
+	}
+	brief, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	c, err := a.measure(brief, f, note, false)
+	if err != nil {
+		ans.Unfit = err.Error()
+		return ans
+	}
+	ans.Position, ans.Identity = c.Position, c.Identity
+	if why := a.diverged(f.control, c.Position); why != "" {
+		ans.Unfit = why
+	}
+	return ans
+}
+
+// measure reads this instance's position, through a session if it takes one.
+func (a *Agent) measure(ctx context.Context, f facts, note *baton.Note, full bool) (baton.Candidate, error) {
+	if f.role == standby {
+		if sess, err := a.pg.Connect(ctx); err == nil {
+			defer sess.Close()
+			return a.candidate(ctx, sess, note, full)
+		}
+	}
+	return a.candidate(ctx, nil, note, full)
+}
+
+// noteFromDisk makes the note of a primary that was shut down cleanly, from pg_control and the record it names.
+func (a *Agent) noteFromDisk(ctl pgdisk.Control) (*baton.Note, error) {
+	if ctl.State != pgdisk.ShutDown {
+		return nil, fmt.Errorf("pg_control says %q, not %q", ctl.State, pgdisk.ShutDown)
+	}
+	r, err := pgdisk.OpenWAL(a.pg.DataDir, ctl).ReadRecord(ctl.CheckPointTimeline, ctl.CheckPoint)
+	if err != nil {
+		return nil, err
+	}
+	if !r.IsShutdownCheckpoint() {
+		return nil, fmt.Errorf("the record at %s that pg_control names is not a shutdown checkpoint", ctl.CheckPoint)
+	}
+	return &baton.Note{
+		Kind: baton.Clean, SystemID: ctl.SystemIdentifier, Timeline: ctl.CheckPointTimeline,
+		Start: r.Start, End: r.End, CRC: r.CRC, Node: a.inv.Node, Nonce: nonce(),
+	}, nil
+}
+
+// confirmOwnNote asks the others whether the note that this node takes for its own and unused is so still: a node that was
+// away when somebody used it up would keep a primary's score.
+func (a *Agent) confirmOwnNote(ctx context.Context) {
+	if !a.ownNote() {
+		return
+	}
+	list, err := a.others(ctx)
+	if err != nil {
+		a.log.Warn("no word from the other nodes", "error", err)
+		return
+	}
+	if a.learn(list) {
+		if err := a.save("learn"); err != nil {
+			a.log.Error("what the others know is not saved", "error", err)
+		}
+	}
+}
+
+// ownNote reports whether the newest note this node knows is its own and nobody used it up.
+func (a *Agent) ownNote() bool {
+	if a.state.Note == nil || a.state.Note.Node != a.inv.Node {
+		return false
+	}
+	k := baton.Knowledge{Note: a.state.Note, Claims: a.state.Claims}
+	_, err := k.Usable("")
+	return err == nil
+}
+
+// settleOwnClaims makes up this node's mind about its own attempts ([baton.Settle]). It may only be called when the
+// instance is down: only then does what is on disk say what will stay so. A timeline was started if pg_control knows it
+// (CreateEndOfRecoveryRecord sets the minimum recovery timeline) or if its history file, which the server writes before
+// anything else of it, is there.
+func (a *Agent) settleOwnClaims(ctl pgdisk.Control) bool {
+	return baton.Settle(a.state.Claims, a.inv.Node, func(t pgdisk.TimelineID) (pgdisk.History, bool) {
+		h, err := pgdisk.ReadHistory(a.walDir(), t)
+		if err == nil && len(h) > 0 && !baton.IsPlaceholder(h) {
+			return h, true
+		}
+		return nil, max(ctl.CheckPointTimeline, ctl.MinRecoveryTimeline) >= t
+	})
+}

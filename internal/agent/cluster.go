@@ -1,0 +1,172 @@
+package agent
+
+import (
+	"context"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/pgbaton/pgbaton/internal/baton"
+	"github.com/pgbaton/pgbaton/internal/pacemaker"
+)
+
+// Cluster is what the agent asks of Pacemaker and tells it.
+type Cluster interface {
+	// Publish makes this node's bulletin known to all nodes, as a private attribute: it never aborts a transition.
+	Publish(ctx context.Context, b baton.Bulletin) error
+	// Bulletins returns what every node that can be seen has published.
+	Bulletins(ctx context.Context) ([]baton.Bulletin, error)
+	// SetScore sets a node's promotion score. It reaches the CIB and aborts the transition under way.
+	SetScore(ctx context.Context, node string, s pacemaker.Score) error
+	DeleteScore(ctx context.Context, node string) error
+	Scores(ctx context.Context) (map[string]pacemaker.Score, error)
+	// ScoreInCIB is a node's promotion score as the DC's copy of the CIB has it.
+	ScoreInCIB(ctx context.Context, node string) (pacemaker.Score, bool, error)
+	// SetStatus shows a sentence in crm_mon -A; "" takes it away.
+	SetStatus(ctx context.Context, text string) error
+	// Favoured reports whether a constraint would promote the node at once if its score allowed it.
+	Favoured(ctx context.Context, node string) (bool, error)
+	// Order is the order that a person gave for this node, nil if there is none.
+	Order(ctx context.Context, node string) (*baton.Order, error)
+	// Managed reports whether Pacemaker may act on the resource here: no maintenance, not unmanaged.
+	Managed(ctx context.Context) (bool, error)
+	// Incarnation tells one life of attrd from the next: with it go scores and private attributes. known is what it was
+	// the last time, which is cheaper to confirm than to find.
+	Incarnation(known string) string
+}
+
+type liveCluster struct {
+	resource string
+	run      pacemaker.Runner
+	attrd    *pacemaker.Attrd
+	dc       string
+}
+
+func newLiveCluster(resource string) *liveCluster {
+	run := pacemaker.ExecRunner{}
+	return &liveCluster{resource: resource, run: run, attrd: pacemaker.NewAttrd(run)}
+}
+
+func (c *liveCluster) Publish(ctx context.Context, b baton.Bulletin) error {
+	return c.attrd.SetPrivate(ctx, baton.BulletinAttribute(c.resource), b.Encode())
+}
+
+func (c *liveCluster) Bulletins(ctx context.Context) ([]baton.Bulletin, error) {
+	values, err := c.attrd.QueryAll(ctx, baton.BulletinAttribute(c.resource))
+	if err != nil {
+		return nil, err
+	}
+	var list []baton.Bulletin
+	for node, v := range values {
+		if v == "" {
+			continue
+		}
+		// A bulletin that cannot be read is a node that does not answer; the rules count it as silent.
+		if b, err := baton.Decode(v); err == nil && b.Node == node {
+			list = append(list, b)
+		}
+	}
+	return list, nil
+}
+
+func (c *liveCluster) SetScore(ctx context.Context, node string, s pacemaker.Score) error {
+	return c.attrd.SetScore(ctx, node, c.resource, s)
+}
+
+func (c *liveCluster) DeleteScore(ctx context.Context, node string) error {
+	return c.attrd.DeleteScore(ctx, node, c.resource)
+}
+
+func (c *liveCluster) Scores(ctx context.Context) (map[string]pacemaker.Score, error) {
+	return c.attrd.Scores(ctx, c.resource)
+}
+
+func (c *liveCluster) ScoreInCIB(ctx context.Context, node string) (pacemaker.Score, bool, error) {
+	if c.dc == "" {
+		out, err := c.run.Run(ctx, "crmadmin", "--quiet", "--dc_lookup")
+		if err != nil {
+			return 0, false, err
+		}
+		c.dc = strings.TrimSpace(string(out))
+	}
+	s, ok, err := pacemaker.ScoreInCIBOf(ctx, c.run, c.dc, node, c.resource)
+	if err != nil {
+		c.dc = "" // it may have changed
+	}
+	return s, ok, err
+}
+
+func (c *liveCluster) SetStatus(ctx context.Context, text string) error {
+	name := "pgbaton-status-" + c.resource
+	if text == "" {
+		return c.attrd.Delete(ctx, name)
+	}
+	_, err := c.run.Run(ctx, "attrd_updater", "-n", name, "-U", text)
+	return err
+}
+
+func (c *liveCluster) Favoured(ctx context.Context, node string) (bool, error) {
+	list, err := pacemaker.RoleConstraints(ctx, c.run, c.resource)
+	if err != nil {
+		return false, err
+	}
+	return slices.ContainsFunc(list, func(k pacemaker.Constraint) bool { return k.Favours(node) }), nil
+}
+
+func (c *liveCluster) Order(ctx context.Context, node string) (*baton.Order, error) {
+	values, err := c.attrd.QueryAll(ctx, baton.OrderAttribute(c.resource))
+	if err != nil || values[node] == "" {
+		return nil, err
+	}
+	o, err := baton.DecodeOrder(values[node])
+	if err != nil {
+		return nil, err
+	}
+	return &o, nil
+}
+
+func (c *liveCluster) Managed(ctx context.Context) (bool, error) {
+	st, err := pacemaker.ReadState(ctx, c.run)
+	if err != nil {
+		return false, err
+	}
+	if st.MaintenanceMode || !st.Quorum {
+		return false, nil
+	}
+	node := nodeName()
+	for _, n := range st.Nodes {
+		if n.Name == node && n.Maintenance {
+			return false, nil
+		}
+	}
+	for _, i := range st.Instances {
+		if i.Resource == c.resource && i.Node == node {
+			return i.Managed && !i.Blocked, nil
+		}
+	}
+	return false, nil
+}
+
+func (c *liveCluster) Incarnation(known string) string {
+	if i, err := pacemaker.ParseIncarnation(known); err == nil && i.Alive() {
+		return known
+	}
+	i, err := pacemaker.AttrdIncarnation()
+	if err != nil {
+		return ""
+	}
+	return i.String()
+}
+
+// nodeName is this node's name where Pacemaker does not give it: an action run by hand.
+func nodeName() string {
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+	defer cancel()
+	if out, err := (pacemaker.ExecRunner{}).Run(ctx, "crm_node", "-n"); err == nil && len(out) > 0 {
+		return strings.TrimSpace(string(out))
+	}
+	host, _ := os.Hostname()
+	name, _, _ := strings.Cut(host, ".")
+	return name
+}

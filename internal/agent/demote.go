@@ -1,0 +1,208 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/pgbaton/pgbaton/internal/baton"
+	"github.com/pgbaton/pgbaton/internal/journal"
+	"github.com/pgbaton/pgbaton/internal/ocf"
+	"github.com/pgbaton/pgbaton/internal/pgdisk"
+	"github.com/pgbaton/pgbaton/internal/postgres"
+)
+
+// demote ends the primary and leaves a note of how its WAL ends. It brings it back as a standby unless the plan stops
+// it next, and waits for neither: what still lingers (an archiver, a walsender that still feeds its standby) is no
+// primary any more, and is looked after outside of Pacemaker's actions.
+func (a *Agent) demote(ctx context.Context) error {
+	f, err := a.look()
+	if err != nil && f.role != down && f.role != parkedDown {
+		return ocf.Errorf(ocf.ErrGeneric, "%w", err)
+	}
+	switch f.role {
+	case primary:
+		f, err = a.endPrimary(ctx, f)
+		if err != nil {
+			return err
+		}
+	case stopping:
+		// A demote before this one was killed, or somebody else stops it.
+		if f, err = a.awaitEnd(ctx, f); err != nil {
+			return err
+		}
+	case standby, ambiguousUp:
+		return a.demoteStandby(ctx, f)
+	case parkedDown:
+		return nil
+	}
+	if err := a.leaveNote(ctx, f); err != nil {
+		return err
+	}
+	a.record("done", "", false)
+	if a.plan.Leaves(a.inv.Node) || a.plan.Restarts(a.inv.Node) {
+		a.park()
+		return nil
+	}
+	if f.postmaster.PID != 0 && f.postmaster.Alive() {
+		a.park()
+		a.spawnAftercare()
+		return nil
+	}
+	return a.startAsStandby(ctx)
+}
+
+// endPrimary shuts the primary down, fast; if it does not get there in half of the time, at once; then with SIGKILL.
+// It returns as soon as pg_control says that it is shut down: nothing is written after that.
+func (a *Agent) endPrimary(ctx context.Context, f facts) (facts, error) {
+	a.log.Info("shutting the primary down", "change", a.change, "pid", f.postmaster.PID)
+	if err := a.do("fast-stop", func() error { return f.postmaster.Signal(postgres.FastStop) }); err != nil {
+		a.log.Warn("fast stop", "error", err)
+	}
+	return a.awaitEnd(ctx, f)
+}
+
+func (a *Agent) awaitEnd(ctx context.Context, f facts) (facts, error) {
+	ended := func() (bool, error) {
+		ctl, err := pgdisk.ReadControl(a.pg.DataDir)
+		if err != nil {
+			return !f.postmaster.Alive(), nil // being written, or damaged for good
+		}
+		f.control = ctl
+		return ctl.State == pgdisk.ShutDown || ctl.State == pgdisk.ShutDownInRecovery || !f.postmaster.Alive(), nil
+	}
+	part := 0.5
+	if f.postmaster.Stopped() {
+		part = 0 // it cannot react to anything but SIGKILL
+	}
+	half, cancel := a.share(ctx, part)
+	defer cancel()
+	if err := a.poll(half, "the fast shutdown to write its checkpoint", 2*time.Millisecond, ended); err != nil {
+		a.log.Warn("immediate shutdown", "reason", err)
+		a.do("immediate-stop", func() error { return f.postmaster.Signal(postgres.ImmediateStop) })
+		some, cancel := a.share(ctx, part)
+		defer cancel()
+		if err := a.poll(some, "the immediate shutdown", 2*time.Millisecond, ended); err != nil {
+			a.log.Warn("killing the server", "reason", err)
+		}
+	}
+	if f.control.State == pgdisk.ShutDown || f.control.State == pgdisk.ShutDownInRecovery {
+		return f, nil
+	}
+	if _, err := a.killLeftovers(ctx); err != nil {
+		return f, ocf.Errorf(ocf.ErrGeneric, "%w", err)
+	}
+	ctl, err := pgdisk.ReadControl(a.pg.DataDir)
+	if err == nil {
+		f.control = ctl
+	}
+	return f, nil
+}
+
+// leaveNote publishes how the instance ended, on disk first. An instance that was a standby leaves none.
+func (a *Agent) leaveNote(ctx context.Context, f facts) error {
+	var note *baton.Note
+	var err error
+	switch f.control.State {
+	case pgdisk.ShutDown:
+		note, err = a.noteFromDisk(f.control)
+	case pgdisk.InProduction, pgdisk.ShuttingDown, pgdisk.InCrashRecovery:
+		if _, err = a.killLeftovers(ctx); err == nil {
+			note, err = a.crashNote(ctx, f.control)
+		}
+	default:
+		return nil
+	}
+	if err != nil {
+		// Without a note nobody has a proof; the old primary is still found by its position.
+		a.log.Error("no note", "error", err)
+		return nil
+	}
+	if note.NewerThan(a.state.Note) {
+		a.state.Note = note
+	}
+	a.settleOwnClaims(f.control)
+	a.details["note"] = a.state.Note.String()
+	a.log.Info("the primary has ended", "note", a.state.Note, "change", a.change)
+	if err := a.save("save-note"); err != nil {
+		return err
+	}
+	if err := a.publish(ctx, "publish-note", nil, nil); err != nil {
+		a.log.Warn("note not published; it is on disk and stop publishes it again", "error", err)
+	}
+	return nil
+}
+
+// crashNote reads where the WAL of a crashed primary ends. Nothing of it may run any more.
+func (a *Agent) crashNote(ctx context.Context, ctl pgdisk.Control) (*baton.Note, error) {
+	c, err := a.candidate(ctx, nil, nil, false)
+	if err != nil {
+		return nil, err
+	}
+	if c.Last == nil {
+		return nil, fmt.Errorf("no valid record found from %s on", ctl.Redo)
+	}
+	return &baton.Note{
+		Kind: baton.Crash, SystemID: ctl.SystemIdentifier, Timeline: c.Position.Timeline,
+		Start: c.Last.Start, End: c.Last.End, CRC: c.Last.CRC, Node: a.inv.Node, Nonce: nonce(),
+	}, nil
+}
+
+// demoteStandby has nothing to end. But a promote of this node may have been killed after it asked the server: such a
+// server is stopped and started again, for only on a stopped one can be told whether it went through.
+func (a *Agent) demoteStandby(ctx context.Context, f facts) error {
+	open := false
+	for _, c := range a.state.Claims {
+		open = open || (c.Node == a.inv.Node && c.State == baton.Claimed)
+	}
+	if !open {
+		return nil
+	}
+	a.log.Warn("a promotion of this node was cut short: restarting the server to find out how far it came")
+	if err := a.do("cancel-promotion", a.pg.CancelPromotion); err != nil {
+		return err
+	}
+	f, err := a.endPrimary(ctx, f)
+	if err != nil {
+		return err
+	}
+	if err := a.awaitLingering(ctx, f.postmaster.Process); err != nil {
+		a.log.Warn("ending the old postmaster", "reason", err)
+		if err := a.endLingering(ctx, f.postmaster.Process); err != nil {
+			return err
+		}
+	}
+	if err := a.leaveNote(ctx, f); err != nil {
+		return err
+	}
+	return a.startAsStandby(ctx)
+}
+
+// killLeftovers ends what is left of a server. Only then does the end of its WAL stand still.
+func (a *Agent) killLeftovers(ctx context.Context) (n int, err error) {
+	if left, err := a.pg.Leftovers(); err == nil && len(left) == 0 {
+		return 0, nil
+	}
+	err = a.do("kill-leftovers", func() error { n, err = a.pg.KillLeftovers(ctx); return err })
+	return n, err
+}
+
+// park leaves the instance down on purpose.
+func (a *Agent) park() {
+	a.vol.Parked = true
+	if err := a.do("park", func() error { return journal.SaveVolatile(a.inv.Resource, a.vol) }); err != nil {
+		a.log.Warn("volatile state", "error", err)
+	}
+}
+
+// unpark starts a parked instance whose old postmaster is gone. It reports whether it did.
+func (a *Agent) unpark(ctx context.Context) (bool, error) {
+	if !a.vol.Parked {
+		return false, nil
+	}
+	if _, err := a.pg.Postmaster(); !errors.Is(err, postgres.ErrNotRunning) {
+		return false, err
+	}
+	return true, a.startAsStandby(ctx)
+}

@@ -1,0 +1,254 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"sort"
+	"time"
+
+	"github.com/pgbaton/pgbaton/internal/baton"
+	"github.com/pgbaton/pgbaton/internal/pgdisk"
+	"github.com/pgbaton/pgbaton/internal/postgres"
+)
+
+// role is what an instance is right now, by its processes and its pg_control.
+type role int
+
+const (
+	down        role = iota // no postmaster
+	primary                 // writable, or a primary that recovers from a crash
+	standby                 // in archive recovery, consistent or not
+	stopping                // a postmaster that has been told to stop
+	parkedDown              // stopped by demote, to be started as a standby
+	ambiguousUp             // a postmaster that has not come far enough to tell
+)
+
+// facts are what one look at the instance shows.
+type facts struct {
+	role       role
+	postmaster postgres.Postmaster
+	control    pgdisk.Control
+}
+
+// look takes the facts. The error is about pg_control: the processes can always be told.
+func (a *Agent) look() (facts, error) {
+	var f facts
+	pm, pmErr := a.pg.Postmaster()
+	ctl, err := pgdisk.ReadControl(a.pg.DataDir)
+	f.postmaster, f.control = pm, ctl
+	if pmErr != nil {
+		if !errors.Is(pmErr, postgres.ErrNotRunning) {
+			return f, pmErr
+		}
+		if a.vol.Parked {
+			f.role = parkedDown
+		}
+		return f, err
+	}
+	if err != nil {
+		return f, err
+	}
+	switch ctl.State {
+	case pgdisk.InProduction:
+		f.role = primary
+	case pgdisk.InCrashRecovery:
+		f.role = primary
+	case pgdisk.InArchiveRecovery:
+		f.role = standby
+	case pgdisk.ShuttingDown, pgdisk.ShutDown, pgdisk.ShutDownInRecovery:
+		// Right after a start pg_control still says how the last run ended.
+		f.role = stopping
+		if pm.Status == "starting" || pm.Status == "" {
+			f.role = ambiguousUp
+		}
+	default:
+		f.role = ambiguousUp
+	}
+	if pm.Status == "starting" && f.role != standby && a.pg.HasStandbySignal() {
+		// It was started as a standby; pg_control still says how the last run ended.
+		f.role = standby
+	}
+	return f, nil
+}
+
+// candidate reads where this instance's WAL ends. With a session to a server in recovery it starts at the replay
+// position, otherwise at what pg_control vouches for. full asks for the last record even if it lies before the replay
+// position.
+func (a *Agent) candidate(ctx context.Context, sess *postgres.Session, note *baton.Note, full bool) (baton.Candidate, error) {
+	c := baton.Candidate{Node: a.inv.Node}
+	ctl, err := pgdisk.ReadControl(a.pg.DataDir)
+	if err != nil {
+		return c, err
+	}
+	c.SystemID = ctl.SystemIdentifier
+	from, onTimeline := ctl.Redo, pgdisk.TimelineID(0)
+	switch {
+	case ctl.State == pgdisk.ShutDown:
+		from = ctl.CheckPoint
+	case ctl.MinRecoveryPoint > from && ctl.MinRecoveryTimeline == ctl.CheckPointTimeline:
+		from = ctl.MinRecoveryPoint
+	}
+	if sess != nil {
+		v, err := sess.Standby(ctx)
+		if err != nil {
+			return c, err
+		}
+		if v.Replayed > from {
+			from = v.Replayed
+		}
+		if v.Streaming {
+			onTimeline = v.Timeline
+		}
+	}
+	if full && ctl.State != pgdisk.ShutDown {
+		from = ctl.Redo
+	}
+	tli, err := a.timeline(ctl, from, onTimeline)
+	if err != nil {
+		return c, err
+	}
+	wal := pgdisk.OpenWAL(a.pg.DataDir, ctl)
+	end, err := wal.FindEnd(ctx, tli, from)
+	if err != nil {
+		return c, err
+	}
+	c.Position = end.Position
+	if end.HasLast {
+		c.Last = lastRecord(end.Last)
+	} else if note != nil && note.End == end.LSN && note.Timeline == end.Timeline {
+		if r, err := wal.ReadRecord(note.Timeline, note.Start); err == nil && r.End == end.LSN {
+			c.Last = lastRecord(r)
+		}
+	}
+	if c.History, err = pgdisk.ReadHistory(a.walDir(), c.Position.Timeline); err != nil {
+		if c.Position.Timeline != ctl.CheckPointTimeline {
+			return c, err
+		}
+		c.History = nil // a history file may have been removed long ago; the rules then rest on the rest
+	}
+	c.Identity = a.identity(wal, c.Position.Timeline)
+	return c, nil
+}
+
+func lastRecord(r pgdisk.Record) *baton.LastRecord {
+	return &baton.LastRecord{Start: r.Start, End: r.End, CRC: r.CRC, ShutdownCheckpoint: r.IsShutdownCheckpoint()}
+}
+
+// identity is the checksum of the first record of a timeline, 0 if it is not on disk any more.
+func (a *Agent) identity(wal *pgdisk.WAL, tli pgdisk.TimelineID) uint32 {
+	if tli <= 1 {
+		return 0
+	}
+	id, err := wal.Identity(tli)
+	if err != nil {
+		return 0
+	}
+	return id.CRC
+}
+
+// timeline finds the timeline that recovery is on at from: the one the WAL receiver says, else the newest whose history
+// runs through pg_control's and that either has not been reached yet or has WAL of its own at from. A history file
+// alone is not enough: a diverged standby fetches that of its primary before it finds out.
+func (a *Agent) timeline(ctl pgdisk.Control, from pgdisk.LSN, streaming pgdisk.TimelineID) (pgdisk.TimelineID, error) {
+	base := max(ctl.CheckPointTimeline, ctl.MinRecoveryTimeline)
+	if streaming >= base {
+		return streaming, nil
+	}
+	for _, t := range a.startedTimelines() {
+		if t <= base {
+			break
+		}
+		h, err := pgdisk.ReadHistory(a.walDir(), t)
+		if err != nil {
+			return 0, err
+		}
+		sw, ok := h.SwitchPointOf(base)
+		if !ok {
+			continue
+		}
+		seg := filepath.Join(a.walDir(), pgdisk.SegmentName(t, max(sw, from), ctl.SegmentSize))
+		if _, err := os.Stat(seg); err == nil {
+			return t, nil
+		}
+	}
+	return base, nil
+}
+
+// histories lists the timelines that have a history file in pg_wal, newest first.
+func (a *Agent) histories() []pgdisk.TimelineID {
+	names, _ := filepath.Glob(filepath.Join(a.walDir(), "????????.history"))
+	var list []pgdisk.TimelineID
+	for _, n := range names {
+		var t uint32
+		if _, err := fmt.Sscanf(filepath.Base(n), "%08X.history", &t); err == nil {
+			list = append(list, pgdisk.TimelineID(t))
+		}
+	}
+	sort.Slice(list, func(i, j int) bool { return list[i] > list[j] })
+	return list
+}
+
+// startedTimelines is histories without the placeholders of numbers that were passed over.
+func (a *Agent) startedTimelines() []pgdisk.TimelineID {
+	return slices.DeleteFunc(a.histories(), func(t pgdisk.TimelineID) bool {
+		h, err := pgdisk.ReadHistory(a.walDir(), t)
+		return err == nil && baton.IsPlaceholder(h)
+	})
+}
+
+// connect opens a session, waiting through start-up if patient.
+func (a *Agent) connect(ctx context.Context, patient bool) (*postgres.Session, error) {
+	var sess *postgres.Session
+	var last error
+	err := a.poll(ctx, "the server to take connections", 5*time.Millisecond, func() (bool, error) {
+		sess, last = a.pg.Connect(ctx)
+		if last == nil {
+			return true, nil
+		}
+		if !patient {
+			return false, last
+		}
+		if _, err := a.pg.Postmaster(); err != nil {
+			if line := lastFatal(a.pg.LogFile, 0); line != "" {
+				return false, fmt.Errorf("the server ended: %s (log: %s)", line, a.pg.LogFile)
+			}
+			return false, fmt.Errorf("the server ended (log: %s): %w", a.pg.LogFile, err)
+		}
+		return false, nil
+	})
+	if err != nil && last != nil && ctx.Err() != nil && !errors.Is(err, last) {
+		err = fmt.Errorf("%w: %w", err, last)
+	}
+	return sess, err
+}
+
+// diverged says why this standby cannot follow the current primary: its own WAL runs past the point where a newer
+// timeline, whose history it has fetched, left its timeline. "" if nothing is known.
+func (a *Agent) diverged(ctl pgdisk.Control, pos pgdisk.Position) string {
+	for _, c := range a.state.Claims {
+		if c.State == baton.Effective && c.Parent == pos.Timeline && pos.LSN > c.Switch {
+			return fmt.Sprintf("WAL of timeline %d ends at %s, but %s started timeline %d at %s", pos.Timeline, pos.LSN, c.Node, c.Timeline, c.Switch)
+		}
+	}
+	for _, t := range a.startedTimelines() {
+		if t <= pos.Timeline {
+			break
+		}
+		h, err := pgdisk.ReadHistory(a.walDir(), t)
+		if err != nil {
+			continue
+		}
+		sw, ok := h.SwitchPointOf(pos.Timeline)
+		switch {
+		case !ok:
+			return fmt.Sprintf("timeline %d of this node is not an ancestor of timeline %d", pos.Timeline, t)
+		case pos.LSN > sw:
+			return fmt.Sprintf("WAL of timeline %d ends at %s, but timeline %d left it at %s", pos.Timeline, pos.LSN, t, sw)
+		}
+	}
+	return ""
+}

@@ -1,0 +1,57 @@
+package agent
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"github.com/pgbaton/pgbaton/internal/journal"
+	"github.com/pgbaton/pgbaton/internal/ocf"
+)
+
+// lock keeps actions and the aftercare of one resource on this node from starting or stopping the instance at the same
+// time. Pacemaker runs one action at a time; an aftercare is no action.
+func (a *Agent) lock(ctx context.Context) error {
+	switch a.inv.Action {
+	case aftercareAction, sentinelAction, answerAction, "validate-all", "reload-agent", "reload":
+		return nil
+	}
+	release, err := a.flock(ctx, "action.lock")
+	if err != nil {
+		return ocf.Errorf(ocf.ErrGeneric, "%w", err)
+	}
+	a.release = release
+	// Whoever held the lock may have changed both: a claim or a note written over would be one that was never durable.
+	a.vol = journal.LoadVolatile(a.inv.Resource)
+	if st, err := a.store.Load(); err == nil {
+		a.state = st
+	}
+	return nil
+}
+
+func (a *Agent) flock(ctx context.Context, name string) (func(), error) {
+	dir := journal.RunDir(a.inv.Resource)
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, err
+	}
+	f, err := os.OpenFile(filepath.Join(dir, name), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	wait, cancel := a.share(ctx, 0.3)
+	defer cancel()
+	err = a.poll(wait, "the lock "+f.Name(), 10*time.Millisecond, func() (bool, error) {
+		err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+		if err == syscall.EWOULDBLOCK {
+			return false, nil
+		}
+		return err == nil, err
+	})
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	return func() { f.Close() }, nil
+}

@@ -1,0 +1,410 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"slices"
+	"time"
+
+	"github.com/pgbaton/pgbaton/internal/baton"
+	"github.com/pgbaton/pgbaton/internal/ocf"
+	"github.com/pgbaton/pgbaton/internal/pacemaker"
+	"github.com/pgbaton/pgbaton/internal/pgdisk"
+	"github.com/pgbaton/pgbaton/internal/postgres"
+)
+
+// assertInterval is how often scores and bulletin are asserted although nothing seems to have changed.
+const assertInterval = time.Minute
+
+// retryAfter is how long a refusal lasts where there is neither a primary nor a note, for whatever was missing to come.
+const retryAfter = 30 * time.Second
+
+// stoppedFor is how long a postmaster must stay stopped to count as hung: a person with a debugger is quicker or not
+// on a production server.
+const stoppedFor = time.Second
+
+// monitor tells what the instance is, under every configuration. A recurring one also keeps right what this node says
+// of itself: score, bulletin, settings left over from a change of roles.
+func (a *Agent) monitor(ctx context.Context) error {
+	f, err := a.look()
+	if err != nil {
+		if f.postmaster.PID == 0 {
+			var foreign *postgres.ForeignError
+			if errors.As(err, &foreign) {
+				return roleCode{ocf.ErrGeneric, err.Error()}
+			}
+			return a.monitorDown(ctx, f, err)
+		}
+		return roleCode{ocf.ErrGeneric, err.Error()}
+	}
+	switch f.role {
+	case down, parkedDown:
+		return a.monitorDown(ctx, f, nil)
+	case primary:
+		return a.monitorPrimary(ctx, f)
+	case stopping:
+		if a.vol.Parked {
+			return nil // the old postmaster lingers; the aftercare sees to it
+		}
+		return roleCode{ocf.ErrGeneric, fmt.Sprintf("the server (pid %d) is shutting down and nobody here asked it to", f.postmaster.PID)}
+	}
+	if a.inv.Probe {
+		return nil
+	}
+	return a.monitorStandby(ctx, f)
+}
+
+// monitorDown tells a clean stop from a crash.
+func (a *Agent) monitorDown(ctx context.Context, f facts, ctlErr error) error {
+	left, _ := a.pg.Leftovers()
+	if a.vol.Parked && len(left) == 0 && !a.inv.Probe {
+		if a.unlocked {
+			return nil // somebody is bringing it back
+		}
+		// Plans change: a demote that was followed by a stop is not always. Somebody must bring it back.
+		if _, err := a.unpark(ctx); err != nil {
+			return ocf.Errorf(ocf.ErrGeneric, "starting the parked instance: %w", err)
+		}
+		return nil
+	}
+	switch {
+	case len(left) > 0 && errors.Is(ctlErr, fs.ErrNotExist):
+		return roleCode{ocf.ErrGeneric, fmt.Sprintf("%s is gone, processes of its server that still run: %d", a.pg.DataDir, len(left))}
+	case len(left) > 0:
+		return roleCode{a.crashCode(f), fmt.Sprintf("the postmaster is gone, processes of it that still run: %d", len(left))}
+	case ctlErr != nil, a.inv.Probe, a.vol.Stopped:
+		return roleCode{ocf.NotRunning, ""}
+	case f.control.State == pgdisk.InProduction || f.control.State == pgdisk.InArchiveRecovery || f.control.State == pgdisk.InCrashRecovery:
+		return roleCode{a.crashCode(f), fmt.Sprintf("the server is gone without a shutdown, pg_control says %q", f.control.State)}
+	}
+	return roleCode{ocf.NotRunning, ""}
+}
+
+// crashCode is 9 for what was a primary: demote, stop, start, promote follow; and 1 for a standby.
+func (a *Agent) crashCode(f facts) ocf.ExitCode {
+	if f.control.State == pgdisk.InProduction && !a.pg.HasStandbySignal() {
+		return ocf.FailedPromoted
+	}
+	return ocf.ErrGeneric
+}
+
+// monitorPrimary: running is promoted, whether it answers or not; slow is not dead.
+func (a *Agent) monitorPrimary(ctx context.Context, f facts) error {
+	if a.inv.Probe {
+		return roleCode{ocf.RunningPromoted, ""}
+	}
+	if f.postmaster.Stopped() {
+		a.clock.Sleep(ctx, stoppedFor)
+		if f.postmaster.Stopped() {
+			return roleCode{ocf.FailedPromoted, fmt.Sprintf("the postmaster (pid %d) is stopped by a signal and cannot serve anybody", f.postmaster.PID)}
+		}
+	}
+	wait, cancel := a.share(ctx, 0.4)
+	defer cancel()
+	sess, err := a.pg.Connect(wait)
+	if err == nil {
+		defer sess.Close()
+		_, err = sess.InRecovery(wait)
+	}
+	st := baton.Standing{Primary: true}
+	timeline := max(f.control.CheckPointTimeline, f.control.MinRecoveryTimeline)
+	if err == nil && a.params.MaxLag > 0 {
+		st.Written, err = sess.CurrentLSN(wait)
+	}
+	switch {
+	case err == nil, errors.Is(err, postgres.ErrStarting):
+	case errors.Is(err, postgres.ErrTooManyClients):
+		return roleCode{ocf.DegradedPromoted, "runs as primary, but all its connections are taken: raise superuser_reserved_connections or max_connections"}
+	default:
+		return roleCode{ocf.DegradedPromoted, "runs as primary, but does not answer: " + err.Error()}
+	}
+	if err := a.upkeep(ctx, f, st, "", timeline); err != nil {
+		a.log.Warn("upkeep", "error", err)
+	}
+	return roleCode{ocf.RunningPromoted, ""}
+}
+
+// monitorStandby tells how it stands and keeps its score right.
+func (a *Agent) monitorStandby(ctx context.Context, f facts) error {
+	wait, cancel := a.share(ctx, 0.4)
+	defer cancel()
+	if !a.unlocked {
+		a.confirmOwnNote(ctx)
+	}
+	st := baton.Standing{OwnNote: a.ownNote()}
+	status := ""
+	var timeline pgdisk.TimelineID
+	sess, err := a.pg.Connect(wait)
+	if err == nil {
+		defer sess.Close()
+		var v postgres.StandbyView
+		v, err = sess.Standby(wait)
+		st.Streaming, timeline = v.Streaming, v.Timeline
+		if err == nil {
+			// Also while it streams: a twin may receive, again and again, the part of its timeline that its primary passed
+			// over, up to where its own WAL begins to differ.
+			on := pgdisk.TimelineID(0)
+			if v.Streaming {
+				on = v.Timeline
+			}
+			tli, terr := a.timeline(f.control, v.Replayed, on)
+			if terr == nil {
+				if why := a.diverged(f.control, pgdisk.Position{Timeline: tli, LSN: v.Replayed}); why != "" {
+					st.Forbidden, st.Streaming, status = true, false, "diverged: "+why
+				}
+			}
+		}
+	}
+	if err != nil {
+		st.Starting = true
+	}
+	if st.Streaming && !a.unlocked {
+		a.witness(timeline)
+	}
+	if err := a.upkeep(ctx, f, st, status, timeline); err != nil {
+		a.log.Warn("upkeep", "error", err)
+	}
+	if status != "" {
+		return roleCode{ocf.Degraded, status}
+	}
+	return nil
+}
+
+// witness notes that there is a primary, and that this node was there for the claim of the timeline that it streams.
+func (a *Agent) witness(timeline pgdisk.TimelineID) {
+	saw := a.vol.Saw
+	for _, c := range a.state.Claims {
+		if c.Timeline == timeline {
+			saw = max(saw, c.Seq)
+		}
+	}
+	if !a.vol.Live || saw != a.vol.Saw {
+		a.vol.Live, a.vol.Saw = true, saw
+		a.saveVolatile()
+	}
+}
+
+// upkeep keeps right what this node says of itself. In the normal case it spawns nothing.
+func (a *Agent) upkeep(ctx context.Context, f facts, st baton.Standing, status string, timeline pgdisk.TimelineID) error {
+	if a.unlocked {
+		return nil
+	}
+	now := a.clock.Now()
+	attrd := a.cluster.Incarnation(a.vol.Attrd)
+	if attrd != a.vol.Attrd || now.Sub(time.Unix(a.vol.Asserted, 0)) > assertInterval {
+		if err := a.reassert(ctx, attrd); err != nil {
+			return err
+		}
+		if st.Primary {
+			if err := a.keepPlaceholders(ctx, timeline); err != nil {
+				a.log.Warn("history files of numbers that were passed over are not archived", "error", err)
+			}
+		}
+	}
+	a.ensureSentinel()
+	if err := a.followPrimary(ctx, st, timeline); err != nil {
+		return err
+	}
+	if a.state.Refusal != nil && !st.Primary {
+		lift, err := a.mayLift(ctx, st, timeline)
+		if err != nil {
+			return err
+		}
+		if lift {
+			a.log.Info("lifting the refusal", "was", a.state.Refusal.Reason)
+			a.state.Refusal = nil
+			if err := a.save("lift-refusal"); err != nil {
+				return err
+			}
+		} else {
+			st.Forbidden = true
+			if status == "" {
+				status = "refused: " + a.state.Refusal.Reason + a.wayOut
+			}
+		}
+	}
+	if a.unsettled() {
+		list, err := a.others(ctx)
+		if err != nil {
+			return err
+		}
+		if a.learn(list) {
+			if err := a.save("learn"); err != nil {
+				return err
+			}
+		}
+	}
+	score, forbid := baton.Score(st)
+	if !st.Primary && !forbid && a.vol.Score != pacemaker.Score(score).String() {
+		// About to write over what stands there: look first.
+		if called, err := a.calledOff(ctx); err != nil || called {
+			return err // the next monitor goes on from the refusal
+		}
+		was, err := pacemaker.ParseScore(a.vol.Score)
+		if st.Streaming && (err != nil || pacemaker.Score(score) > was) {
+			hold, err := a.primaryIsLow(ctx, timeline)
+			if err != nil {
+				return err
+			}
+			if hold {
+				return nil // the next monitor raises it
+			}
+		}
+	}
+	if err := a.assertScore(ctx, score, forbid); err != nil {
+		return err
+	}
+	a.assertStatus(ctx, status)
+	if a.kept() > 0 {
+		a.spawnAftercare()
+		return nil
+	}
+	if st.Primary || st.Streaming {
+		return a.dropOverrides(f)
+	}
+	return nil
+}
+
+// followPrimary keeps known how far the primary had written, where maxlag asks for it: the primary publishes it, and the
+// standbys remember it, since its attributes go with its node.
+func (a *Agent) followPrimary(ctx context.Context, st baton.Standing, timeline pgdisk.TimelineID) error {
+	if a.params.MaxLag == 0 {
+		return nil
+	}
+	if st.Primary {
+		a.vol.Primary = &pgdisk.Position{Timeline: timeline, LSN: st.Written}
+		a.saveVolatile()
+		return a.publish(ctx, "publish-position", nil, nil)
+	}
+	list, err := a.others(ctx)
+	if err != nil {
+		return err
+	}
+	if p := baton.Gather(list, "").Primary; p.Timeline != 0 {
+		a.vol.Primary = &p
+		a.saveVolatile()
+	}
+	return nil
+}
+
+// unsettled reports whether this node still wonders how somebody's attempt ended.
+func (a *Agent) unsettled() bool {
+	return slices.ContainsFunc(a.state.Claims, func(c baton.Claim) bool {
+		return c.Node != a.inv.Node && (c.State == baton.Intended || c.State == baton.Claimed)
+	})
+}
+
+// reassert writes score and bulletin again: attrd may have been restarted, and with it went both. A -INFINITY that this
+// node did not set itself was set by a primary that called a handover off.
+func (a *Agent) reassert(ctx context.Context, attrd string) error {
+	scores, err := a.cluster.Scores(ctx)
+	if err != nil {
+		return err
+	}
+	if _, err := a.adopt(scores); err != nil {
+		return err
+	}
+	if err := a.publish(ctx, "publish", nil, nil); err != nil {
+		return err
+	}
+	a.vol.Attrd, a.vol.Asserted = attrd, a.clock.Now().Unix()
+	a.saveVolatile()
+	return nil
+}
+
+// calledOff reports whether a primary has called a handover to this node off since its score was set last.
+func (a *Agent) calledOff(ctx context.Context) (bool, error) {
+	scores, err := a.cluster.Scores(ctx)
+	if err != nil {
+		return false, err
+	}
+	return a.adopt(scores)
+}
+
+// primaryIsLow reports whether the primary of the timeline that this node streams still has the score of a standby: it
+// gets its own by its first monitor, after the promotion. A standby whose score rose above that would be given the role at
+// once.
+func (a *Agent) primaryIsLow(ctx context.Context, timeline pgdisk.TimelineID) (bool, error) {
+	scores, err := a.cluster.Scores(ctx)
+	if err != nil {
+		return false, err
+	}
+	list, err := a.others(ctx)
+	if err != nil {
+		return false, err
+	}
+	for _, c := range slices.Backward(baton.Gather(list, "").Claims) {
+		if c.Open() && c.Timeline == timeline && c.Node != a.inv.Node {
+			return scores[c.Node] != baton.ScorePrimary, nil
+		}
+	}
+	return false, nil // it was promoted by hand
+}
+
+// adopt compares this node's score with what was set last. A -INFINITY from elsewhere becomes this node's own refusal,
+// which it lifts by the same rule; any other difference is mended by the next assertScore.
+func (a *Agent) adopt(scores map[string]pacemaker.Score) (bool, error) {
+	s, ok := scores[a.inv.Node]
+	if ok && s == pacemaker.NegInfinity && a.vol.Score != s.String() {
+		a.log.Info("the primary called a handover to this node off")
+		a.state.Refusal = &baton.Refusal{Reason: "the primary called a handover to this node off, see its log"}
+		a.vol.Score = s.String()
+		a.saveVolatile()
+		return true, a.save("save-refusal")
+	}
+	if !ok || s.String() != a.vol.Score {
+		a.vol.Score = ""
+	}
+	return false, nil
+}
+
+// mayLift gathers what lifting a refusal depends on.
+func (a *Agent) mayLift(ctx context.Context, st baton.Standing, timeline pgdisk.TimelineID) (bool, error) {
+	if a.state.Refusal.Crashed && a.clock.Now().Sub(a.vol.Refused) < crashPatience && !st.Streaming {
+		return false, nil // the sentinel waits for somebody to take over
+	}
+	list, err := a.others(ctx)
+	if err != nil {
+		return false, err
+	}
+	scores, err := a.cluster.Scores(ctx)
+	if err != nil {
+		return false, err
+	}
+	primaryExists := false
+	for node, s := range scores {
+		primaryExists = primaryExists || (node != a.inv.Node && s == baton.ScorePrimary)
+	}
+	know := baton.Gather(list, "")
+	newest := pgdisk.TimelineID(0)
+	for _, c := range know.Claims {
+		if c.State == baton.Effective {
+			newest = max(newest, c.Timeline)
+		}
+	}
+	favoured, err := a.cluster.Favoured(ctx, a.inv.Node)
+	if err != nil {
+		return false, err
+	}
+	note, _ := know.Usable("")
+	if !primaryExists && !st.Streaming {
+		a.wayOut = fmt.Sprintf("; the way out: let the nodes that have more come back (lift a ban or standby), or pgbaton promote --accept-data-loss %s", a.inv.Node)
+	}
+	proven := false
+	if note != nil {
+		if c, err := a.candidate(ctx, nil, note, false); err == nil {
+			proven = baton.Proof(*note, c) == nil
+		}
+	}
+	if order, err := a.cluster.Order(ctx, a.inv.Node); err == nil && order != nil && order.Stake == know.Stake("") {
+		a.log.Warn("ordered to be promoted in spite of a loss", "by", order.By, "at", order.At, "stake", order.Stake)
+		return true, nil
+	}
+	if !primaryExists && !st.Streaming && note == nil && a.clock.Now().Sub(a.vol.Refused) < retryAfter {
+		return false, nil // nothing will have changed
+	}
+	streamsCurrent := st.Streaming && (newest == 0 || timeline >= newest)
+	return a.state.Refusal.Lift(primaryExists || st.Streaming, streamsCurrent, favoured, note, proven), nil
+}

@@ -1,0 +1,188 @@
+package agent
+
+import (
+	"context"
+	"slices"
+	"time"
+
+	"github.com/pgbaton/pgbaton/internal/baton"
+	"github.com/pgbaton/pgbaton/internal/journal"
+	"github.com/pgbaton/pgbaton/internal/pacemaker"
+)
+
+// notify is the part that every node has in a change of roles. Its result is ignored by Pacemaker and a time-out kills
+// it, so nothing may depend on it having run; and every phase waits for it on all nodes, so it is short.
+func (a *Agent) notify(ctx context.Context) error {
+	switch a.plan.Phase + "-" + a.plan.Operation {
+	case "pre-demote":
+		return a.preDemote(ctx)
+	case "post-demote":
+		return a.postDemote(ctx)
+	case "pre-promote":
+		if pacemaker.Contains(a.plan.Promote, a.inv.Node) {
+			return a.prePromoteTarget(ctx)
+		}
+		return a.prePromoteOther(ctx)
+	case "post-promote":
+		return a.postPromote(ctx)
+	}
+	return nil
+}
+
+// postDemote copies the note of the old primary: a node that leaves cleanly takes its attributes along before anybody
+// may have needed them. The target asks its questions already now, so that nobody has to wait for them in pre-promote.
+func (a *Agent) postDemote(ctx context.Context) error {
+	if pacemaker.Contains(a.plan.Demote, a.inv.Node) {
+		return nil
+	}
+	// demote publishes the note before it ends; this is only the way from its attrd to ours.
+	wait, cancel := context.WithTimeout(ctx, noteLimit)
+	defer cancel()
+	var list []baton.Bulletin
+	gone := false
+	err := a.poll(wait, "the note of "+a.change.From, noteInterval, func() (bool, error) {
+		var err error
+		if list, err = a.others(ctx); err != nil {
+			return false, err
+		}
+		if a.learn(list) {
+			if err := a.save("copy-note"); err != nil {
+				return false, err
+			}
+		}
+		gone = !slices.ContainsFunc(list, func(b baton.Bulletin) bool { return pacemaker.Contains(a.plan.Demote, b.Node) })
+		return gone || slices.ContainsFunc(list, a.endedJustNow), nil
+	})
+	if gone {
+		return nil // its node left, and took its attributes along
+	}
+	if err != nil {
+		return err // the demote failed, or its note did not get out: pre-promote asks anew
+	}
+	if pacemaker.Contains(a.plan.Promote, a.inv.Node) {
+		sess, err := a.pg.Connect(ctx)
+		if err != nil {
+			return nil
+		}
+		defer sess.Close()
+		_, err = a.ask(ctx, list, sess)
+		return err
+	}
+	return nil
+}
+
+// endedJustNow reports whether a bulletin holds its own node's unused note, and the plan demotes that node.
+func (a *Agent) endedJustNow(b baton.Bulletin) bool {
+	if !pacemaker.Contains(a.plan.Demote, b.Node) || b.Note == nil || b.Note.Node != b.Node {
+		return false
+	}
+	// The target of this very plan may have asked already: an intent does not use a note up.
+	claims := slices.DeleteFunc(slices.Clone(a.state.Claims), func(c baton.Claim) bool { return c.State == baton.Intended })
+	_, err := baton.Knowledge{Note: b.Note, Claims: claims}.Usable("")
+	return err == nil
+}
+
+// postPromote only notes that there is a primary: what is worth knowing of it, its monitor publishes and the others'
+// monitors ask for, when clients do not wait for an address any more.
+func (a *Agent) postPromote(context.Context) error {
+	a.vol.Live = true
+	a.saveVolatile()
+	if a.vol.Parked && !a.plan.Leaves(a.inv.Node) && !a.plan.Restarts(a.inv.Node) {
+		a.spawnAftercare()
+	}
+	return nil
+}
+
+// prePromoteOther answers the target's challenge: its claim goes to this node's disk first.
+func (a *Agent) prePromoteOther(ctx context.Context) error {
+	if len(a.plan.Promote) == 0 {
+		return nil
+	}
+	wait, cancel := context.WithTimeout(ctx, challengeLimit)
+	defer cancel()
+	challenge, err := a.awaitChallenge(wait, challengeInterval)
+	if err != nil {
+		// Pacemaker under load runs one action at a time: the target may ask only when this notification has ended.
+		a.log.Info("no challenge yet: answering when it comes", "error", err)
+		a.spawnDetached(answerAction)
+		return nil
+	}
+	return a.answerTo(ctx, challenge)
+}
+
+// answerAction is a hidden action: it answers a challenge that comes after the pre-promote notification of this node.
+const answerAction = "answer"
+
+// How long a challenge is waited for: in the notification, for which everybody waits, and after it.
+const (
+	challengeLimit = 500 * time.Millisecond
+	lateLimit      = 30 * time.Second
+	lateInterval   = 100 * time.Millisecond
+)
+
+// lateAnswer waits for a challenge of the target of the plan that it was started for, and answers it. The lock is held
+// for the answer only, never while it waits.
+func (a *Agent) lateAnswer(ctx context.Context) error {
+	wait, cancel := context.WithTimeout(ctx, lateLimit)
+	defer cancel()
+	if _, err := a.awaitChallenge(wait, lateInterval); err != nil {
+		return nil // the plan was dropped
+	}
+	release, err := a.flock(wait, "action.lock")
+	if err != nil {
+		return err
+	}
+	defer release()
+	a.vol = journal.LoadVolatile(a.inv.Resource)
+	if a.state, err = a.store.Load(); err != nil {
+		return err
+	}
+	challenge, err := a.challenge(wait)
+	if err != nil || challenge == nil {
+		return err // a notification of this node, or another one of these, has answered
+	}
+	return a.answerTo(wait, challenge)
+}
+
+// awaitChallenge waits for a challenge of the target that this node has not answered yet.
+func (a *Agent) awaitChallenge(ctx context.Context, every time.Duration) (challenge *baton.Challenge, err error) {
+	err = a.poll(ctx, "a challenge from "+a.plan.Promote[0], every, func() (bool, error) {
+		challenge, err = a.challenge(ctx)
+		return challenge != nil, err
+	})
+	return challenge, err
+}
+
+// challenge is the target's, nil if there is none that this node has not answered yet. What was published with it is
+// learnt.
+func (a *Agent) challenge(ctx context.Context) (*baton.Challenge, error) {
+	list, err := a.cluster.Bulletins(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, b := range list {
+		if b.Node == a.plan.Promote[0] && b.Challenge != nil && b.Challenge.Nonce != a.vol.Answered {
+			a.learn(list)
+			return b.Challenge, nil
+		}
+	}
+	return nil, nil
+}
+
+// answerTo stores the claim and answers with this node's position.
+func (a *Agent) answerTo(ctx context.Context, challenge *baton.Challenge) error {
+	a.state.Claims = baton.MergeClaims(a.state.Claims, []baton.Claim{challenge.Claim})
+	if err := a.save("save-intent"); err != nil {
+		return err
+	}
+	ans := a.answer(ctx, challenge.Nonce)
+	// After the answer: an answer tells what was seen before. And not more than that: a node that was just switched on
+	// answers the first attempt of a cold start, too, and learns by that nothing of a primary that is missing.
+	a.vol.Saw = baton.Attend(a.vol.Saw, a.state.Claims, challenge.Claim)
+	a.vol.LastAnswer = ans
+	a.vol.Answered, a.vol.Position = challenge.Nonce, ans.Position.String()
+	a.saveVolatile()
+	a.details["answer"] = ans.Position.String()
+	a.log.Info("answering", "to", challenge.Claim.Node, "claim", challenge.Claim, "position", ans.Position, "unfit", ans.Unfit)
+	return a.publish(ctx, "publish-answer", nil, ans)
+}

@@ -1,0 +1,382 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/pgbaton/pgbaton/internal/baton"
+	"github.com/pgbaton/pgbaton/internal/journal"
+	"github.com/pgbaton/pgbaton/internal/pacemaker"
+	"github.com/pgbaton/pgbaton/internal/pgdisk"
+	"github.com/pgbaton/pgbaton/internal/postgres"
+)
+
+// How often what is waited for is asked for. Reading bulletins spawns a process, reading WAL does not.
+const (
+	noteInterval      = 20 * time.Millisecond
+	challengeInterval = 5 * time.Millisecond
+	answerInterval    = 10 * time.Millisecond
+	proofInterval     = 5 * time.Millisecond
+)
+
+// How long an attempt goes on without progress.
+const (
+	noteLimit       = 500 * time.Millisecond // the old primary's note, published before its demote ended
+	silenceLimit    = time.Second            // nodes that do not answer
+	crashStallLimit = 200 * time.Millisecond // WAL of a primary of which nothing runs any more: what was on the wire
+	stallLimit      = 2 * time.Second        // WAL that does not arrive, as long as the old primary can be primary again
+)
+
+// prePromoteTarget asks everybody, waits for the proof, and refuses without it.
+func (a *Agent) prePromoteTarget(ctx context.Context) error {
+	f, err := a.look()
+	if err != nil {
+		return a.refuse(ctx, err.Error(), a.state.Note, 0)
+	}
+	switch f.role {
+	case primary:
+		return nil
+	case parkedDown:
+		if _, err := a.unpark(ctx); err != nil {
+			return a.refuse(ctx, err.Error(), a.state.Note, 0)
+		}
+	}
+	var sess *postgres.Session
+	if f.role == standby {
+		// Not a server that is stopping: it may hold its socket and accept nothing, for as long as authentication_timeout
+		// allows a client to be silent. The position of such a one is read from its disk.
+		brief, cancel := context.WithTimeout(ctx, silenceLimit)
+		if s, err := a.pg.Connect(brief); err == nil {
+			sess = s
+			defer sess.Close()
+		}
+		cancel()
+	}
+	challenge, ok := a.asked()
+	if !ok {
+		list, err := a.others(ctx)
+		if err != nil {
+			return a.refuse(ctx, err.Error(), a.state.Note, 0)
+		}
+		a.learn(list)
+		if challenge, err = a.ask(ctx, list, sess); err != nil {
+			return a.refuse(ctx, err.Error(), a.state.Note, 0)
+		}
+	}
+	a.vol.Asked, a.vol.Heard = nil, nil
+	a.saveVolatile()
+	note, _ := baton.Knowledge{Note: a.state.Note, Claims: a.state.Claims}.Usable(challenge.Nonce)
+	a.change = a.change.Resolve(note, a.vol.Live)
+	verdict, heard := a.awaitVerdict(ctx, challenge, note, sess)
+	if verdict.Outcome == baton.Wait && !verdict.Answered && a.provenSoFar(ctx, note, sess) {
+		// Pacemaker under load runs one action at a time (throttle_get_total_job_limit in daemons/controld): the others
+		// may be asked only when this notification has ended. promote comes after all of them, and decides.
+		a.log.Info("not everybody has answered yet", "change", a.change, "missing", verdict.Reason)
+		return nil
+	}
+	var order *baton.Order
+	if verdict.Outcome != baton.Promote {
+		if verdict, order = a.ordered(ctx, challenge, heard, sess, verdict); order == nil {
+			return a.refuse(ctx, verdict.Reason, note, challenge.Claim.Seq)
+		}
+	}
+	a.vol.Heard = &journal.Heard{Challenge: challenge, Bulletins: heard, At: a.clock.Now(), Ordered: order}
+	a.saveVolatile()
+	a.details["proof"] = verdict.Reason
+	a.log.Info("ready to be promoted", "change", a.change, "why", verdict.Reason)
+	return nil
+}
+
+// ordered asks the rules once more where they said no, with the order of a person if there is one.
+func (a *Agent) ordered(ctx context.Context, challenge baton.Challenge, heard []baton.Bulletin, sess *postgres.Session, no baton.Verdict) (baton.Verdict, *baton.Order) {
+	order, err := a.cluster.Order(ctx, a.inv.Node)
+	if err != nil || order == nil {
+		return no, nil
+	}
+	self, err := a.candidate(ctx, sess, a.state.Note, false)
+	if err != nil {
+		return no, nil
+	}
+	v := baton.Decide(baton.Question{
+		Self: self, Bulletins: heard, Challenge: challenge, Participants: a.participants(), Available: a.present(heard),
+		Settled: true, MaxLag: a.params.MaxLag, Ordered: order,
+	})
+	if v.Outcome != baton.Promote {
+		return v, nil
+	}
+	return v, order
+}
+
+// provenSoFar reports whether nothing but answers can be missing: this node has what the note names, if there is one.
+func (a *Agent) provenSoFar(ctx context.Context, note *baton.Note, sess *postgres.Session) bool {
+	if note == nil {
+		return true
+	}
+	self, err := a.candidate(ctx, sess, note, false)
+	return err == nil && baton.Proof(*note, self) == nil
+}
+
+// ask publishes a challenge: the claim that this node is about to make, for the others to store and to answer with
+// their positions.
+func (a *Agent) ask(ctx context.Context, list []baton.Bulletin, sess *postgres.Session) (baton.Challenge, error) {
+	know := baton.Gather(list, "")
+	note, _ := know.Usable("")
+	self, err := a.candidate(ctx, sess, know.Note, false)
+	if err != nil {
+		return baton.Challenge{}, err
+	}
+	c := baton.Challenge{Nonce: nonce()}
+	c.Claim = a.newClaim(self, know, note)
+	c.Claim.Nonce = c.Nonce
+	a.state.Claims = baton.MergeClaims(a.state.Claims, []baton.Claim{c.Claim})
+	if err := a.save("save-intent"); err != nil {
+		return c, err
+	}
+	own := &baton.Answer{Challenge: c.Nonce, SystemID: self.SystemID, Position: self.Position, Identity: self.Identity, Live: a.vol.Live, Saw: a.vol.Saw}
+	a.vol.Asking, a.vol.LastAnswer = &c, own
+	a.vol.Challenge, a.vol.Asked = c.Nonce, &journal.Asked{Challenge: c, At: a.clock.Now()}
+	a.saveVolatile()
+	if err := a.publish(ctx, "publish-challenge", &c, own); err != nil {
+		return c, err
+	}
+	a.log.Info("asking for answers", "change", a.change, "claim", c.Claim, "position", self.Position)
+	return c, nil
+}
+
+// asked returns the challenge that this node published ahead, in post-demote, if no attempt came between.
+func (a *Agent) asked() (baton.Challenge, bool) {
+	asked := a.vol.Asked
+	if asked == nil || a.clock.Now().Sub(asked.At) > time.Minute || asked.Challenge.Claim.Seq+1 != baton.NextSeq(a.state.Claims) {
+		return baton.Challenge{}, false
+	}
+	return asked.Challenge, true
+}
+
+// awaitVerdict asks the rules again and again while answers and WAL come in. It gives up when nothing moves any more;
+// it never settles for the answers that are there: promote runs after everybody's pre-promote, and does.
+// where the old primary has to leave, this is the last chance and it waits as long as Pacemaker lets it.
+func (a *Agent) awaitVerdict(ctx context.Context, challenge baton.Challenge, note *baton.Note, sess *postgres.Session) (baton.Verdict, []baton.Bulletin) {
+	patience := stallLimit
+	newest := a.state.Note // also while somebody's attempt to use it is not settled yet
+	if newest != nil && newest.Kind == baton.Crash {
+		patience = crashStallLimit
+	}
+	if note != nil && a.plan.Leaves(note.Node) {
+		if d, ok := ctx.Deadline(); ok {
+			patience = d.Sub(a.clock.Now()) / 2
+		}
+	}
+	began := a.clock.Now()
+	moved, at := began, pgdisk.LSN(0)
+	var v baton.Verdict
+	var list []baton.Bulletin
+	needAnswers := true
+	err := a.poll(ctx, "proof and answers", proofInterval, func() (bool, error) {
+		now := a.clock.Now()
+		if needAnswers {
+			a.clock.Sleep(ctx, answerInterval)
+			next, err := a.others(ctx)
+			if err != nil {
+				return false, err
+			}
+			list = next
+		}
+		self, err := a.candidate(ctx, sess, newest, false)
+		if err != nil {
+			return false, err
+		}
+		if self.Position.LSN != at {
+			moved, at = now, self.Position.LSN
+		}
+		q := baton.Question{
+			Self: self, Bulletins: list, Challenge: challenge, Participants: a.participants(), Available: a.present(list),
+			MaxLag: a.params.MaxLag,
+		}
+		v = baton.Decide(q)
+		if v.Outcome != baton.Wait {
+			return true, nil
+		}
+		needAnswers = !v.Answered
+		if !v.Answered && !v.Behind && now.Sub(began) > silenceLimit {
+			return true, nil
+		}
+		if v.Behind && now.Sub(moved) > patience {
+			return true, nil
+		}
+		return false, nil
+	})
+	a.details["waited_ms"] = strconv.FormatInt(a.clock.Now().Sub(began).Milliseconds(), 10)
+	if err != nil {
+		return baton.Verdict{Outcome: baton.Refuse, Reason: err.Error()}, nil
+	}
+	if v.Outcome == baton.Wait {
+		v.Reason = fmt.Sprintf("%s (nothing moved for %s)", v.Reason, a.clock.Now().Sub(moved).Round(100*time.Millisecond))
+	}
+	return v, list
+}
+
+// preDemote prepares the handover while clients still write. Only a running primary may call it off here, and only if it
+// does not have to leave: a dead one looks just like a target that does not stream.
+func (a *Agent) preDemote(ctx context.Context) error {
+	a.vol.Live = true
+	a.saveVolatile()
+	f, err := a.look()
+	if err != nil {
+		return err
+	}
+	if f.role == standby {
+		if pacemaker.Contains(a.plan.Promote, a.inv.Node) {
+			// The primary may call the handover off by this node's score: the next monitor looks at it, not the one a
+			// minute later, or the refusal could neither be explained nor lifted until then.
+			a.vol.Asserted = 0
+			a.saveVolatile()
+		}
+		return a.overrideAndReload(f, [2]string{"wal_retrieve_retry_interval", "200ms"})
+	}
+	p := a.batonPlan()
+	if f.role != primary || len(p.Promote) == 0 || p.Promote[0] == a.inv.Node || !pacemaker.Contains(p.Demote, a.inv.Node) {
+		return nil
+	}
+	if slices.ContainsFunc(a.state.Claims, func(c baton.Claim) bool { return c.Node == a.inv.Node && c.State == baton.Claimed }) {
+		// Its promotion was cut short: Pacemaker takes the role away whoever calls what off, and clients have no address to
+		// come by, so that every wait here is outage.
+		return nil
+	}
+	target := p.Promote[0]
+	sess, err := a.connect(ctx, false)
+	if err != nil {
+		a.log.Warn("no preparation of the handover", "error", err)
+		return nil
+	}
+	defer sess.Close()
+	mayCallOff := baton.CanCallOff(p, a.inv.Node)
+	if mayCallOff {
+		// A walsender that cannot get rid of its queue withholds the shutdown checkpoint for this long.
+		if err := a.overrideAndReload(f, [2]string{"wal_sender_timeout", "2s"}); err != nil {
+			a.log.Warn("wal_sender_timeout not lowered", "error", err)
+		}
+	}
+	budget, cancel := a.share(ctx, 0.5)
+	defer cancel()
+	began := a.clock.Now()
+	if err := a.do("checkpoint", func() error { return sess.Checkpoint(budget) }); err != nil {
+		a.log.Warn("checkpoint", "error", err)
+	}
+	checkpointed := a.clock.Now()
+	why := a.awaitTarget(budget, sess, target, mayCallOff)
+	a.log.Info("prepared the handover", "to", target, "checkpoint_ms", checkpointed.Sub(began).Milliseconds(), "target_ms", a.clock.Now().Sub(checkpointed).Milliseconds(), "target", why)
+	if why == nil || !mayCallOff {
+		return nil
+	}
+	return a.callOff(ctx, f, target, why)
+}
+
+// Limits on how far the target may be behind when the primary is shut down.
+const (
+	nearBytes   = 16 << 20         // of WAL not yet flushed by the target
+	replayBytes = 64 << 20         // of WAL not yet replayed by it
+	targetLimit = 10 * time.Second // to get there
+)
+
+// awaitTarget waits until the target confirms WAL that was written after this was called, and is near in replay. nil
+// means that it is fit.
+func (a *Agent) awaitTarget(ctx context.Context, sess *postgres.Session, target string, mayCallOff bool) error {
+	limit := targetLimit
+	if !mayCallOff {
+		limit = time.Hour // bounded by ctx: this is the last chance
+	}
+	wait, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	mark, err := sess.CurrentLSN(wait)
+	if err != nil {
+		return err
+	}
+	last := fmt.Errorf("%s is not connected", target)
+	err = a.poll(wait, "the target", 20*time.Millisecond, func() (bool, error) {
+		senders, err := sess.Senders(wait)
+		if err != nil {
+			return false, err
+		}
+		found := false
+		for _, s := range senders {
+			if s.Name != target {
+				continue
+			}
+			found = true
+			flushed, _, err := sess.Flushed(wait, target)
+			switch {
+			case err != nil:
+				return false, err
+			case s.State != "streaming":
+				last = fmt.Errorf("%s is in state %q, not streaming", target, s.State)
+			case flushed < mark:
+				last = fmt.Errorf("%s has not confirmed WAL up to %s, only up to %s", target, mark, flushed)
+			case s.Unflush > nearBytes:
+				last = fmt.Errorf("%s is %d bytes of WAL behind", target, s.Unflush)
+			case s.Unreplay > replayBytes:
+				last = fmt.Errorf("%s has not replayed %d bytes of WAL (is replay paused?)", target, s.Unreplay)
+			default:
+				return true, nil
+			}
+		}
+		if !found {
+			last = fmt.Errorf("%s is not connected (is its application_name %q?)", target, target)
+		}
+		return false, nil
+	})
+	if err != nil && wait.Err() != nil {
+		return last
+	}
+	return err
+}
+
+// callOff takes the target out of the running before anything was stopped: the clients notice nothing.
+func (a *Agent) callOff(ctx context.Context, f facts, target string, why error) error {
+	a.log.Warn("calling the handover off", "to", target, "reason", why)
+	a.record("called off", why.Error(), false)
+	if err := a.do("call-off", func() error { return a.cluster.SetScore(ctx, target, pacemaker.NegInfinity) }); err != nil {
+		return err
+	}
+	err := a.awaitForbidden(ctx, target)
+	return errors.Join(err, a.dropOverrides(f))
+}
+
+func (a *Agent) overrideAndReload(f facts, setting [2]string) error {
+	return a.do("override", func() error {
+		if err := a.override(setting); err != nil {
+			return err
+		}
+		return f.postmaster.Signal(postgres.Reload)
+	})
+}
+
+// override puts settings in force for the duration of a change of roles, in place of those before. As long as WAL files
+// are still to be archived through a second link, the server must not overwrite them, whatever its role is by now: to
+// recycle a segment is to write into the very file that the second link holds (wal_recycle, since 12).
+func (a *Agent) override(settings ...[2]string) error {
+	if a.kept() > 0 {
+		settings = append(settings, [2]string{"wal_recycle", "off"})
+	}
+	return a.pg.Override(settings...)
+}
+
+// dropOverrides takes back what was set for the duration of a change of roles.
+func (a *Agent) dropOverrides(f facts) error {
+	return a.do("drop-overrides", func() error {
+		if a.kept() > 0 {
+			if err := a.override(); err != nil {
+				return err
+			}
+			return f.postmaster.Signal(postgres.Reload)
+		}
+		had, err := a.pg.DropOverrides()
+		if err != nil || !had {
+			return err
+		}
+		return f.postmaster.Signal(postgres.Reload)
+	})
+}

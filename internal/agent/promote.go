@@ -1,0 +1,280 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/pgbaton/pgbaton/internal/baton"
+	"github.com/pgbaton/pgbaton/internal/journal"
+	"github.com/pgbaton/pgbaton/internal/ocf"
+	"github.com/pgbaton/pgbaton/internal/pgdisk"
+	"github.com/pgbaton/pgbaton/internal/postgres"
+)
+
+// promote makes this instance the primary, if the rules still say so after what pre-promote found.
+func (a *Agent) promote(ctx context.Context) error {
+	f, err := a.look()
+	if err != nil {
+		return ocf.Errorf(ocf.ErrGeneric, "%w", err)
+	}
+	switch f.role {
+	case primary:
+		return nil // done by a promote before this one
+	case down, parkedDown, stopping:
+		if err := a.comeBack(ctx, f); err != nil {
+			return err
+		}
+	}
+	sess, err := a.connect(ctx, true)
+	if err != nil {
+		return ocf.Errorf(ocf.ErrGeneric, "%w", err)
+	}
+	defer func() { sess.Close() }()
+
+	q, err := a.question(ctx, sess)
+	if err != nil {
+		return ocf.Errorf(ocf.ErrGeneric, "%w", err)
+	}
+	verdict, err := a.decide(ctx, sess, &q)
+	if err != nil {
+		return ocf.Errorf(ocf.ErrGeneric, "%w", err)
+	}
+	live := a.vol.Live
+	a.change = a.change.Resolve(verdict.Note, live)
+	if verdict.Outcome != baton.Promote {
+		if a.plan.Known() {
+			// Without this Pacemaker would ask this node again and again.
+			if err := a.refuse(ctx, verdict.Reason, verdict.Note, q.Challenge.Claim.Seq); err != nil {
+				a.log.Error("refusal", "error", err)
+			}
+		}
+		return ocf.Errorf(ocf.ErrGeneric, "not promoted: %s", verdict.Reason)
+	}
+	a.log.Info("promoting", "change", a.change, "why", verdict.Reason)
+
+	claim := q.Challenge.Claim
+	if err := a.avoidTwins(verdict.Avoid); err != nil {
+		return ocf.Errorf(ocf.ErrGeneric, "%w", err)
+	}
+	if err := a.claim(ctx, claim); err != nil {
+		return ocf.Errorf(ocf.ErrGeneric, "%w", err)
+	}
+	pm, err := a.pg.Postmaster()
+	if err != nil {
+		return ocf.Errorf(ocf.ErrGeneric, "%w", err)
+	}
+	asked := a.clock.Now()
+	if err := a.do("request-promotion", func() error { return a.pg.RequestPromotion(pm.Process) }); err != nil {
+		return ocf.Errorf(ocf.ErrGeneric, "%w", err)
+	}
+	err = a.poll(ctx, "PostgreSQL to become writable", 2*time.Millisecond, func() (bool, error) {
+		if !pm.Alive() {
+			return false, fmt.Errorf("the server ended while it was being promoted (log: %s)", a.pg.LogFile)
+		}
+		in, err := sess.InRecovery(ctx)
+		return err == nil && !in, err
+	})
+	if err != nil {
+		return ocf.Errorf(ocf.ErrGeneric, "%w", err)
+	}
+	a.details["promotion_ms"] = strconv.FormatInt(a.clock.Now().Sub(asked).Milliseconds(), 10)
+	a.vol.Live, a.vol.Challenge, a.vol.Heard = true, "", nil
+	a.vol.Saw = claim.Seq
+	a.vol.Asking = nil
+	a.vol.Asserted = 0 // the monitor publishes the claim as effective
+	a.saveVolatile()
+	a.conclude(ctx, sess, claim, verdict)
+	a.ensureSentinel()
+	return nil
+}
+
+// comeBack starts an instance that is down, to be promoted at once: the roll-back to an old primary.
+func (a *Agent) comeBack(ctx context.Context, f facts) error {
+	if f.role == stopping {
+		// It still archives or feeds a standby; a primary for the clients goes first.
+		if err := a.endLingering(ctx, f.postmaster.Process); err != nil {
+			return ocf.Errorf(ocf.ErrGeneric, "%w", err)
+		}
+	}
+	return a.startAsStandby(ctx)
+}
+
+// question collects what decides over this promotion.
+func (a *Agent) question(ctx context.Context, sess *postgres.Session) (baton.Question, error) {
+	lone := !a.plan.Known()
+	q := baton.Question{
+		Participants: a.participants(), MaxLag: a.params.MaxLag, Lone: lone,
+		Settled: true, // pre-promote has waited for whoever may still answer
+	}
+	self, err := a.candidate(ctx, sess, a.state.Note, lone)
+	if err != nil {
+		return q, err
+	}
+	q.Self = self
+	if h := a.heard(); h != nil {
+		q.Challenge, q.Bulletins, q.Ordered = h.Challenge, h.Bulletins, h.Ordered
+		return q, nil
+	}
+	if q.Bulletins, err = a.others(ctx); err != nil {
+		if !lone {
+			return q, err
+		}
+		a.log.Warn("no word from the other nodes", "error", err)
+		q.Bulletins = []baton.Bulletin{a.bulletin(nil, nil)}
+	}
+	if lone {
+		know := baton.Gather(q.Bulletins, "")
+		note, _ := know.Usable("")
+		q.Challenge.Claim = a.newClaim(q.Self, know, note)
+		return q, nil
+	}
+	for _, b := range q.Bulletins {
+		if b.Node == a.inv.Node && b.Challenge != nil && b.Challenge.Nonce == a.vol.Challenge && a.vol.Challenge != "" {
+			q.Challenge = *b.Challenge
+			return q, nil
+		}
+	}
+	return q, fmt.Errorf("the pre-promote notification of this attempt did not run here: is notify=true set on the clone?")
+}
+
+// heard is what pre-promote heard from the others, if it is still the last word: an attempt of another node since then
+// would have been stored here with a higher sequence number, in answer to its challenge.
+func (a *Agent) heard() *journal.Heard {
+	h := a.vol.Heard
+	if h == nil || !a.plan.Known() || a.clock.Now().Sub(h.At) > time.Minute || h.Challenge.Claim.Seq+1 != baton.NextSeq(a.state.Claims) {
+		return nil
+	}
+	return h
+}
+
+// decide asks the rules, and waits a moment for what may still arrive: pre-promote has waited long before.
+func (a *Agent) decide(ctx context.Context, sess *postgres.Session, q *baton.Question) (baton.Verdict, error) {
+	var v baton.Verdict
+	brief, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	err := a.poll(brief, "answers or WAL", 10*time.Millisecond, func() (bool, error) {
+		if v = baton.Decide(*q); v.Outcome != baton.Wait {
+			return true, nil
+		}
+		next, err := a.question(ctx, sess)
+		if err == nil {
+			*q = next
+		}
+		return false, err
+	})
+	if v.Outcome == baton.Wait && err != nil && brief.Err() != nil && ctx.Err() == nil {
+		return v, nil
+	}
+	return v, err
+}
+
+// newClaim numbers the timeline that a promotion would start: above everything that anybody claimed or that lies in
+// pg_wal, which is what PostgreSQL will choose too (findNewestTimeLine in src/backend/access/transam/timeline.c).
+func (a *Agent) newClaim(self baton.Candidate, know baton.Knowledge, note *baton.Note) baton.Claim {
+	tli := self.Position.Timeline
+	for _, c := range know.Claims {
+		if c.Open() {
+			tli = max(tli, c.Timeline)
+		}
+	}
+	for _, t := range a.histories() {
+		tli = max(tli, t)
+	}
+	c := baton.Claim{
+		Seq: baton.NextSeq(know.Claims), Timeline: tli + 1, Parent: self.Position.Timeline, Switch: self.Position.LSN,
+		Node: a.inv.Node, Nonce: nonce(), State: baton.Intended,
+	}
+	if note != nil {
+		c.Note, c.Parent, c.Switch = note.Nonce, note.Timeline, note.End
+	}
+	return c
+}
+
+// claim stores durably that this node is about to start the timeline. The others have stored that it may.
+func (a *Agent) claim(ctx context.Context, c baton.Claim) error {
+	c.State = baton.Claimed
+	a.state.Claims = baton.MergeClaims(a.state.Claims, []baton.Claim{c})
+	return a.save("save-claim")
+}
+
+// avoidTwins puts a history file into pg_wal for every timeline number up to the claimed one, so that PostgreSQL gives
+// none of them a second time ([baton.Placeholder]).
+func (a *Agent) avoidTwins(claims []baton.Claim) error {
+	there := a.histories()
+	for _, c := range claims {
+		if slices.Contains(there, c.Timeline) {
+			continue
+		}
+		a.log.Warn("passing over a timeline number", "claim", c)
+		name, content := pgdisk.HistoryFileName(c.Timeline), baton.Placeholder(c).String()
+		if err := a.do("history-file", func() error { return a.pg.WriteWAL(name, []byte(content)) }); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// dropPlaceholders takes the history files of an attempt that came to nothing away again, before the server starts: it
+// would take the highest for the timeline to follow, and wait for it for ever.
+func (a *Agent) dropPlaceholders(ctl pgdisk.Control) error {
+	passed := max(ctl.CheckPointTimeline, ctl.MinRecoveryTimeline)
+	if started := a.startedTimelines(); len(started) > 0 {
+		passed = max(passed, started[0]) // the way to a timeline that does exist leads over them
+	}
+	for _, t := range a.histories() {
+		h, err := pgdisk.ReadHistory(a.walDir(), t)
+		if err != nil || !baton.IsPlaceholder(h) || t < passed {
+			continue
+		}
+		path := filepath.Join(a.walDir(), pgdisk.HistoryFileName(t))
+		if err := a.do("drop-history-file", func() error { return os.Remove(path) }); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// conclude checks where the new timeline forks, and writes down what happened. The instance is writable by now: nothing
+// here may fail the promotion.
+func (a *Agent) conclude(ctx context.Context, sess *postgres.Session, claim baton.Claim, v baton.Verdict) {
+	row, err := sess.Row(ctx, "select pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn())")
+	if err == nil && len(row) == 1 && len(row[0]) == 24 {
+		if t, err := strconv.ParseUint(row[0][:8], 16, 32); err == nil {
+			claim.Timeline = pgdisk.TimelineID(t)
+		}
+	}
+	claim.State = baton.Effective
+	h, err := pgdisk.ReadHistory(a.walDir(), claim.Timeline)
+	if err == nil && len(h) > 0 {
+		claim.Parent, claim.Switch = h[len(h)-1].Timeline, h[len(h)-1].Switch
+		a.details["switch_point"] = claim.Switch.String()
+	}
+	if v.Note != nil {
+		a.details["note"], a.details["proof"] = v.Note.String(), "held"
+		if claim.Switch == v.Note.End {
+			a.details["result"] = "equal: nothing lost"
+			a.log.Info("promoted", "change", a.change, "timeline", claim.Timeline, "switch_point", claim.Switch, "note_end", v.Note.End, "result", "equal: nothing lost")
+		} else {
+			a.details["result"] = fmt.Sprintf("the switch point %s is not the end of the note, %s", claim.Switch, v.Note.End)
+			a.log.Error("promoted", "change", a.change, "timeline", claim.Timeline, "result", a.details["result"])
+		}
+	} else {
+		a.details["missing_bytes"] = strconv.FormatInt(v.Missing, 10)
+		a.log.Info("promoted", "change", a.change, "timeline", claim.Timeline, "switch_point", claim.Switch, "result", v.Reason)
+	}
+	if ctl, err := pgdisk.ReadControl(a.pg.DataDir); err == nil {
+		claim.CRC = a.identity(pgdisk.OpenWAL(a.pg.DataDir, ctl), claim.Timeline)
+	}
+	a.details["timeline"] = strconv.FormatUint(uint64(claim.Timeline), 10)
+	a.state.Refusal = nil
+	a.state.Claims = baton.MergeClaims(a.state.Claims, []baton.Claim{claim})
+	if err := a.save("save-effective"); err != nil {
+		a.log.Error("claim not marked as effective", "error", err)
+	}
+	a.record("done", v.Reason, true)
+}

@@ -1,0 +1,58 @@
+package agent
+
+import (
+	"context"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/pgbaton/pgbaton/internal/postgres"
+)
+
+// receiverPatience is how long a WAL receiver may take to connect before it counts as stuck.
+const receiverPatience = 4 * time.Second
+
+// connecting is a WAL receiver that does not stream yet.
+type connecting struct {
+	process postgres.Process
+	since   time.Time // when it was first seen so
+}
+
+// unstick ends a WAL receiver that hangs in connecting: the server starts another one. It happens when the virtual IP
+// moves away between its request and the answer: nobody is left who would even refuse it, and libpqrcv_connect
+// (src/backend/replication/libpqwalreceiver) waits without a limit; wal_receiver_timeout only counts from then on.
+func (a *Agent) unstick(ctx context.Context, pm postgres.Postmaster, c *connecting) {
+	found := false
+	for p, title := range pm.Children() {
+		if !strings.Contains(title, "walreceiver") || strings.Contains(title, "streaming") {
+			continue
+		}
+		found = true
+		if c.process != p {
+			*c = connecting{p, a.clock.Now()}
+		}
+	}
+	if !found {
+		*c = connecting{}
+		return
+	}
+	if a.clock.Now().Sub(c.since) < receiverPatience {
+		return
+	}
+	c.since = a.clock.Now() // whatever comes of it, not again at once
+	brief, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	sess, err := a.pg.Connect(brief)
+	if err != nil {
+		return
+	}
+	defer sess.Close()
+	// update_process_title may be off: then the title never says so.
+	if v, err := sess.Standby(brief); err != nil || v.Streaming {
+		return
+	}
+	a.log.Warn("the WAL receiver hangs in connecting: ending it, the server starts another one", "pid", c.process.PID)
+	if err := a.do("end-receiver", func() error { return c.process.Signal(syscall.SIGTERM) }); err != nil {
+		a.log.Warn("WAL receiver", "error", err)
+	}
+}

@@ -1,0 +1,243 @@
+package agent
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/pgbaton/pgbaton/internal/baton"
+	"github.com/pgbaton/pgbaton/internal/journal"
+	"github.com/pgbaton/pgbaton/internal/ocf"
+	"github.com/pgbaton/pgbaton/internal/pgdisk"
+	"github.com/pgbaton/pgbaton/internal/postgres"
+)
+
+// start brings the instance up as a standby, always: who becomes primary is decided by promote. It does not wait for
+// recovery to finish, only until the server is past what a wrong configuration would make it die of.
+func (a *Agent) start(ctx context.Context) error {
+	if err := a.validate(ctx); err != nil {
+		return err
+	}
+	f, err := a.look()
+	if err != nil {
+		return ocf.Errorf(ocf.ErrInstalled, "%w", err)
+	}
+	switch f.role {
+	case standby:
+		return a.started(ctx)
+	case primary:
+		return ocf.Errorf(ocf.ErrGeneric, "PostgreSQL in %s already runs as a primary, started by somebody else: stop it and let the cluster start it", a.pg.DataDir)
+	case stopping:
+		wait, cancel := a.share(ctx, 0.5)
+		defer cancel()
+		if err := a.awaitLingering(wait, f.postmaster.Process); err != nil {
+			a.log.Warn("ending the old postmaster", "reason", err)
+			if err := a.endLingering(ctx, f.postmaster.Process); err != nil {
+				return err
+			}
+		}
+	case ambiguousUp:
+		wait, cancel := a.share(ctx, 0.5)
+		defer cancel()
+		if err := a.poll(wait, "the old postmaster to end", 5*time.Millisecond, func() (bool, error) { return !f.postmaster.Alive(), nil }); err != nil {
+			return err
+		}
+	}
+	if err := a.startAsStandby(ctx); err != nil {
+		return err
+	}
+	return a.started(ctx)
+}
+
+// startAsStandby starts an instance that is down. What an ended primary left to say or to archive is put in safety
+// first: on a standby both would be lost.
+func (a *Agent) startAsStandby(ctx context.Context) error {
+	if n, err := a.killLeftovers(ctx); err != nil {
+		return err
+	} else if n > 0 {
+		a.log.Warn("ended what was left of a crashed server", "processes", n)
+	}
+	if removed, err := a.pg.RemoveStaleLocks(); err != nil {
+		return ocf.Errorf(ocf.ErrGeneric, "%w", err)
+	} else if len(removed) > 0 {
+		a.log.Warn("removed lock files that a server left behind", "files", removed)
+	}
+	ctl, err := pgdisk.ReadControl(a.pg.DataDir)
+	if err != nil {
+		return ocf.Errorf(ocf.ErrInstalled, "%w", err)
+	}
+	changed := a.settleOwnClaims(ctl)
+	if ctl.State == pgdisk.ShutDown {
+		// Also how a fresh cluster gets its first primary: the one that was stopped cleanly as one.
+		note, err := a.noteFromDisk(ctl)
+		switch {
+		case err != nil:
+			a.log.Warn("no note of the clean shutdown", "error", err)
+		case note.NewerThan(a.state.Note):
+			a.state.Note, changed = note, true
+			a.details["note"] = note.String()
+		}
+	}
+	rec := &journal.InstanceRecord{DataDir: a.pg.RealDataDir(), Owner: a.pg.Owner.Name, UID: a.pg.Owner.UID}
+	if a.state.Instance == nil || *a.state.Instance != *rec {
+		a.state.Instance, changed = rec, true
+	}
+	if changed {
+		if err := a.save("save-state"); err != nil {
+			return err
+		}
+	}
+	kept, err := a.keepUnarchived(ctl)
+	if err != nil {
+		return ocf.Errorf(ocf.ErrGeneric, "keeping WAL that is not archived yet: %w", err)
+	}
+	if err := a.dropPlaceholders(ctl); err != nil {
+		return err
+	}
+	if err := a.do("standby-signal", a.pg.SetStandbySignal); err != nil {
+		return err
+	}
+	if err := a.do("cancel-promotion", a.pg.CancelPromotion); err != nil {
+		return err
+	}
+	if err := a.do("settings", func() error { return a.override(standbySetting) }); err != nil {
+		return err
+	}
+	if err := a.do("spawn", func() (err error) { a.spawned, err = a.pg.Spawn(); return err }); err != nil {
+		return ocf.Errorf(ocf.ErrInstalled, "%w", err)
+	}
+	if a.vol.Parked || a.vol.Stopped {
+		a.vol.Parked, a.vol.Stopped = false, false
+		a.saveVolatile()
+	}
+	if kept {
+		a.spawnAftercare()
+	}
+	return nil
+}
+
+// started waits until the server is past its start-up checks, and says where it stands.
+func (a *Agent) started(ctx context.Context) error {
+	size := logSize(a.pg.LogFile)
+	var startup postgres.Process
+	var since time.Time
+	err := a.poll(ctx, "the server to begin recovery", 5*time.Millisecond, func() (bool, error) {
+		pm, err := a.pg.Postmaster()
+		if errors.Is(err, postgres.ErrNotRunning) {
+			if a.spawned.Alive() {
+				return false, nil // about to show up
+			}
+			return false, a.diedAtStart(size)
+		}
+		if err != nil {
+			return false, err
+		}
+		if pm.Status == "ready" || pm.Status == "standby" {
+			return true, nil
+		}
+		// Configuration, sockets and pg_hba.conf are behind a postmaster that has a startup process. Recovery itself is
+		// not waited for, be it from a crash or for the first WAL of a base backup: it may take longer than any time-out.
+		p, ok := startupProcess(pm)
+		if !ok {
+			return false, nil
+		}
+		if p != startup {
+			startup, since = p, a.clock.Now()
+		}
+		ctl, err := pgdisk.ReadControl(a.pg.DataDir)
+		recovering := err == nil && (ctl.State == pgdisk.InArchiveRecovery || ctl.State == pgdisk.InCrashRecovery)
+		return recovering || a.clock.Now().Sub(since) > time.Second, nil
+	})
+	if err != nil {
+		return err
+	}
+	a.confirmOwnNote(ctx)
+	score, _ := baton.Score(baton.Standing{OwnNote: a.ownNote(), Starting: true})
+	if a.state.Refusal != nil {
+		a.state.Refusal = nil
+		if err := a.save("save-state"); err != nil {
+			return err
+		}
+	}
+	if err := a.publish(ctx, "publish", nil, nil); err != nil {
+		a.log.Warn("bulletin not published", "error", err)
+	}
+	if err := a.assertScore(ctx, score, false); err != nil {
+		a.log.Warn("promotion score not set", "error", err)
+	}
+	return nil
+}
+
+func startupProcess(pm postgres.Postmaster) (postgres.Process, bool) {
+	for p, title := range pm.Children() {
+		if strings.HasPrefix(title, "postgres:") && strings.Contains(title, "startup") {
+			return p, true
+		}
+	}
+	return postgres.Process{}, false
+}
+
+// diedAtStart makes an error of the last thing that the server said.
+func (a *Agent) diedAtStart(from int64) error {
+	reason := "the server ended right after its start"
+	if line := lastFatal(a.pg.LogFile, from); line != "" {
+		reason += ": " + line
+	}
+	return ocf.Errorf(ocf.ErrGeneric, "%s (log: %s)", reason, a.pg.LogFile)
+}
+
+func logSize(path string) int64 {
+	info, err := os.Stat(path)
+	if err != nil {
+		return 0
+	}
+	return info.Size()
+}
+
+// lastFatal finds the last FATAL line of the server's log, reading at most its last 8 kB. What a WAL receiver says is
+// passed over: the server does not end of it, and libpq repeats parts of primary_conninfo, where a password may stand.
+func lastFatal(path string, from int64) string {
+	f, err := os.Open(path)
+	if err != nil {
+		return ""
+	}
+	defer f.Close()
+	if size := logSize(path); size-from > 8192 || from >= size {
+		from = max(0, size-8192)
+	}
+	f.Seek(from, io.SeekStart)
+	data, _ := io.ReadAll(io.LimitReader(f, 8192))
+	for _, line := range reversed(bytes.Split(data, []byte("\n"))) {
+		if bytes.Contains(line, []byte("primary server")) || bytes.Contains(line, []byte("connection string")) || bytes.Contains(line, []byte("connection info")) {
+			continue
+		}
+		if i := bytes.Index(line, []byte("FATAL:")); i >= 0 {
+			return string(bytes.TrimSpace(line[i+len("FATAL:"):]))
+		}
+	}
+	return ""
+}
+
+func reversed(list [][]byte) [][]byte {
+	out := make([][]byte, 0, len(list))
+	for n := len(list) - 1; n >= 0; n-- {
+		out = append(out, list[n])
+	}
+	return out
+}
+
+// standbySetting is what a standby runs with until it streams: it asks for its primary often, since the primary may be on
+// its way.
+var standbySetting = [2]string{"wal_retrieve_retry_interval", "200ms"}
+
+// validate checks what start needs, and says how to mend it.
+func (a *Agent) validate(ctx context.Context) error {
+	if a.invalid != nil {
+		return a.invalid
+	}
+	return a.validateInstance(ctx)
+}

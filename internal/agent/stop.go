@@ -1,0 +1,81 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+
+	"github.com/pgbaton/pgbaton/internal/ocf"
+	"github.com/pgbaton/pgbaton/internal/pgdisk"
+	"github.com/pgbaton/pgbaton/internal/postgres"
+)
+
+// stop ends the instance under every configuration, however broken. It fails only over a process that survives SIGKILL:
+// then the node must be fenced before anybody else is promoted.
+func (a *Agent) stop(ctx context.Context) error {
+	f, lookErr := a.look()
+	var foreign *postgres.ForeignError
+	if errors.As(lookErr, &foreign) {
+		return ocf.Errorf(ocf.ErrGeneric, "%w: end it by hand", foreign)
+	}
+	// A pg_control that cannot be read does not make the server any less alive.
+	if f.postmaster.PID != 0 && (lookErr != nil || f.role == primary || f.role == standby || f.role == ambiguousUp) {
+		var err error
+		if f, err = a.endPrimary(ctx, f); err != nil {
+			return err
+		}
+	}
+	if f.postmaster.PID != 0 && f.postmaster.Alive() {
+		// Its data is safe; it may still archive or feed a standby. Then it must go.
+		some, cancel := a.share(ctx, 0.5)
+		err := a.awaitLingering(some, f.postmaster.Process)
+		cancel()
+		if err != nil {
+			a.log.Warn("ending the old postmaster", "reason", err)
+			if err := a.endLingering(ctx, f.postmaster.Process); err != nil {
+				return ocf.Errorf(ocf.ErrGeneric, "%w", err)
+			}
+		}
+	}
+	if n, err := a.killLeftovers(ctx); err != nil {
+		return ocf.Errorf(ocf.ErrGeneric, "%w", err)
+	} else if n > 0 {
+		a.log.Warn("killed what was left of the server", "processes", n)
+	}
+
+	if ctl, err := pgdisk.ReadControl(a.pg.DataDir); err == nil {
+		f.control = ctl
+		a.afterStop(ctx, f)
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		a.log.Warn("pg_control", "error", err)
+	}
+	a.vol.Parked, a.vol.Stopped = false, true
+	a.saveVolatile()
+	if !a.plan.Restarts(a.inv.Node) {
+		if err := a.do("delete-score", func() error { return a.cluster.DeleteScore(ctx, a.inv.Node) }); err != nil {
+			a.log.Warn("promotion score not removed", "error", err)
+		}
+		a.vol.Score = ""
+		a.saveVolatile()
+	}
+	return nil
+}
+
+// afterStop publishes the note if a demote before could not, and keeps what is not archived.
+func (a *Agent) afterStop(ctx context.Context, f facts) {
+	timeline := max(f.control.CheckPointTimeline, f.control.MinRecoveryTimeline)
+	known := a.state.Note != nil && a.state.Note.Node == a.inv.Node && a.state.Note.Timeline == timeline
+	if !known && (f.control.State == pgdisk.ShutDown || f.control.State == pgdisk.InProduction) {
+		if err := a.leaveNote(ctx, f); err != nil {
+			a.log.Error("note not saved", "error", err)
+		}
+		a.record("done", "", true)
+	}
+	if f.control.State == pgdisk.ShutDown && !a.plan.Restarts(a.inv.Node) {
+		if kept, err := a.keepUnarchived(f.control); err != nil {
+			a.log.Error("keeping WAL that is not archived yet", "error", err)
+		} else if kept {
+			a.spawnAftercare()
+		}
+	}
+}
