@@ -1,0 +1,197 @@
+package e2e
+
+import (
+	"errors"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/pgbaton/pgbaton/internal/lab"
+	"github.com/pgbaton/pgbaton/internal/lab/follow"
+)
+
+// Ensure a handover copes with what a server in use has going on.
+func TestHandoverWhile(t *testing.T) {
+	run := func(name string, f func(s *scenario)) {
+		t.Run(name, func(t *testing.T) {
+			c := testCluster(t, "plain", ordinary())
+			c.useFaults(t, false)
+			f(c.begin(t, 4*time.Minute, true))
+		})
+	}
+	run("replay is paused on the target", whileReplayIsPaused)
+	run("the target is far behind in replay", whileFarBehind)
+	run("transactions are open and prepared", whileTransactions)
+	run("a base backup runs", whileBaseBackup)
+	run("two requests come at once", twoRequests)
+	run("the cluster is in maintenance", whileMaintenance)
+	run("a standby is cascaded from the target", whileCascaded)
+}
+
+// handover moves the role, checks the proof and ends the scenario.
+func (s *scenario) handover(was uint32, to string) {
+	s.t.Helper()
+	s.newPrimary(was, to)
+	s.stage("%s is primary", to)
+	s.proven(s.old, was, to)
+	s.streaming()
+	s.highest(to)
+	s.clear()
+	s.finish()
+	s.primaryIs(to)
+}
+
+func whileReplayIsPaused(s *scenario) {
+	target, was := s.others[0], s.timeline(s.old)
+	s.sql(target, "SELECT pg_wal_replay_pause()")
+	// Something that the target has and cannot show before it goes on.
+	s.sql(s.old, "CREATE TABLE while_paused AS SELECT 42 AS answer")
+	s.move(target)
+	s.newPrimary(was, target)
+	if got := s.sql(target, "SELECT answer FROM while_paused; DROP TABLE while_paused"); got != "42" {
+		s.t.Errorf("what was committed while replay was paused on %s is %q there, expected 42", target, got)
+	}
+	s.handover(was, target)
+}
+
+func whileFarBehind(s *scenario) {
+	target, was := s.others[0], s.timeline(s.old)
+	before, err := s.lab.Postmaster(s.old)
+	s.must(err)
+	s.sql(target, "SELECT pg_wal_replay_pause()")
+	s.sql(s.old, "CREATE TABLE filler AS SELECT repeat(md5(n::text), 30) AS f FROM generate_series(1, 90000) n")
+	s.stage("wrote what %s does not replay", target)
+	s.move(target)
+	l, err := s.logs.Await(s.within(roleLimit), 0, "the handover to be called off", func(l follow.Line) bool {
+		return l.Node == s.old && l.Msg == "calling the handover off"
+	})
+	s.must(err)
+	if !strings.Contains(l.Attrs["reason"], "has not replayed") {
+		s.t.Errorf("called off because %q, expected the WAL that %s has not replayed", l.Attrs["reason"], target)
+	}
+	s.must(s.lab.WaitIdle(s.within(healLimit)))
+	s.stage("called off: %s", l.Attrs["reason"])
+	if after, err := s.lab.Postmaster(s.old); err != nil || after != before {
+		s.t.Errorf("%s was restarted although the handover was called off (%v)", s.old, err)
+	}
+	s.noFailures()
+	s.sql(target, "SELECT pg_wal_replay_resume()")
+	s.sql(s.old, "DROP TABLE filler")
+	s.streaming()
+	s.clear()
+	s.lifted(target)
+	s.stage("replayed and cleared, %s may be promoted", target)
+	s.move(target)
+	s.handover(was, target)
+}
+
+func whileTransactions(s *scenario) {
+	target, was := s.others[0], s.timeline(s.old)
+	s.sql(s.old, "CREATE TABLE transactions (what text)")
+	s.sql(s.old, "BEGIN; INSERT INTO transactions VALUES ('prepared'); PREPARE TRANSACTION 'baton'")
+	open, err := s.lab.CommandAs(s.ctx, s.old, "postgres", filepath.Join(s.lab.Bindir, "psql"), "-Xq", "-h", "/var/run/postgresql", "-d", "postgres",
+		"-c", "INSERT INTO transactions VALUES ('open'); SELECT pg_sleep(1800)")
+	s.must(err)
+	s.must(open.Start())
+	defer open.Wait()
+	s.await(10*time.Second, func() error {
+		if s.sql(s.old, "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%pg_sleep(1800)%' AND backend_xid IS NOT NULL") != "1" {
+			return lab.NotYet("the open transaction has not begun")
+		}
+		return nil
+	})
+	s.move(target)
+	s.newPrimary(was, target)
+	s.sql(target, "COMMIT PREPARED 'baton'")
+	if got := s.sql(target, "SELECT what FROM transactions; DROP TABLE transactions"); got != "prepared" {
+		s.t.Errorf("after the handover there is %q, expected the row of the prepared transaction and not that of the open one", got)
+	}
+	s.handover(was, target)
+}
+
+func whileBaseBackup(s *scenario) {
+	target, was := s.others[0], s.timeline(s.old)
+	backup, err := s.lab.CommandAs(s.ctx, s.old, "postgres", filepath.Join(s.lab.Bindir, "pg_basebackup"), "-h", "/var/run/postgresql",
+		"-D", "/tmp/backup", "-X", "stream", "--checkpoint=fast", "--max-rate=500k")
+	s.must(err)
+	s.must(backup.Start())
+	s.await(20*time.Second, func() error {
+		if s.sql(s.old, "SELECT phase FROM pg_stat_progress_basebackup") != "streaming database files" {
+			return lab.NotYet("the base backup does not run")
+		}
+		return nil
+	})
+	s.stage("a base backup runs")
+	s.move(target)
+	s.newPrimary(was, target)
+	var exit *exec.ExitError
+	if err := backup.Wait(); !errors.As(err, &exit) {
+		s.t.Errorf("the base backup ended with %v although its server was shut down", err)
+	}
+	s.run(s.old, "rm", "-rf", "/tmp/backup")
+	s.handover(was, target)
+}
+
+func twoRequests(s *scenario) {
+	was := s.timeline(s.old)
+	var wg sync.WaitGroup
+	errs := make([]error, len(s.others))
+	for i, n := range s.others {
+		wg.Go(func() {
+			_, errs[i] = s.lab.Run(s.ctx, n, "crm_resource", "--move", "-r", lab.Clone, "--promoted", "--node", n)
+		})
+	}
+	wg.Wait()
+	if errs[0] != nil && errs[1] != nil {
+		s.t.Fatalf("both requests failed: %v", errors.Join(errs...))
+	}
+	to := s.newPrimary(was, "")
+	s.must(s.lab.WaitIdle(s.within(healLimit)))
+	s.stage("%s is primary", to)
+	to = s.newPrimary(was, "") // the second request may have moved it on
+	s.streaming()
+	s.highest(to)
+	s.clear()
+	s.finish()
+	s.primaryIs(to)
+	if to == s.old {
+		s.t.Errorf("%s is primary after two requests to move the role away from it", to)
+	}
+}
+
+func whileMaintenance(s *scenario) {
+	target, was := s.others[0], s.timeline(s.old)
+	s.run(target, "crm_attribute", "-n", "maintenance-mode", "-v", "true")
+	s.must(s.lab.WaitIdle(s.within(healLimit)))
+	s.move(target)
+	s.must(s.lab.WaitIdle(s.within(healLimit)))
+	if now := s.timeline(s.old); now != was {
+		s.t.Errorf("%s writes timeline %d, before the maintenance it was %d", s.old, now, was)
+	}
+	s.must(s.load.AwaitAck(s.within(10 * time.Second)))
+	s.stage("nothing happens in maintenance")
+	s.run(target, "crm_attribute", "-n", "maintenance-mode", "-D")
+	s.handover(was, target)
+}
+
+func whileCascaded(s *scenario) {
+	target, third, was := s.others[0], s.others[1], s.timeline(s.old)
+	s.sql(third, "ALTER SYSTEM SET primary_conninfo = 'host="+target+" user=replicator application_name="+third+"'")
+	defer func() {
+		s.sql(third, "ALTER SYSTEM RESET primary_conninfo")
+		s.sql(third, "SELECT pg_reload_conf()")
+	}()
+	s.sql(third, "SELECT pg_reload_conf()")
+	s.await(healLimit, func() error {
+		if out := s.sql(target, "SELECT state FROM pg_stat_replication WHERE application_name = '"+third+"'"); out != "streaming" {
+			return lab.NotYet("%s does not stream from %s: %q", third, target, out)
+		}
+		return nil
+	})
+	s.stage("%s streams from %s, which is a standby", third, target)
+	s.move(target)
+	s.handover(was, target)
+}
