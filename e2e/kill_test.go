@@ -117,6 +117,9 @@ func newKillTest(t *testing.T) *killTest {
 	if os.Geteuid() != 0 {
 		t.Fatal("the lab makes namespaces: run this test as root")
 	}
+	if err := endCluster(); err != nil { // two labs would disturb each other
+		t.Fatal(err)
+	}
 	agent := os.Getenv("PGBATON_KILL_AGENT")
 	if agent == "" {
 		var err error
@@ -127,7 +130,7 @@ func newKillTest(t *testing.T) *killTest {
 	ctx, cancel := context.WithTimeout(t.Context(), 90*time.Second)
 	defer cancel()
 	l, err := lab.Up(ctx, lab.Options{
-		Name: "e2e-kill", Agent: "pgbaton", AgentBinary: agent, Lifeline: true, Replace: true, Log: t.Output(),
+		Name: fmt.Sprintf("e2e-kill-%d", os.Getpid()), Agent: "pgbaton", AgentBinary: agent, Lifeline: true, Replace: true, Log: t.Output(),
 		AutoReturn: 2 * time.Second,
 		Ops: map[string]lab.Op{
 			"promote": {OnFail: "demote"},

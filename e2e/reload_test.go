@@ -17,6 +17,9 @@ func TestReloadAgent(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Fatal("the lab makes namespaces: run this test as root")
 	}
+	if err := endCluster(); err != nil { // two labs would disturb each other
+		t.Fatal(err)
+	}
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	l, err := lab.Up(ctx, lab.Options{
