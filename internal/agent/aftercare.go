@@ -46,20 +46,28 @@ func (a *Agent) keepUnarchived(ctl pgdisk.Control) (bool, error) {
 		return a.kept() > 0, err
 	}
 	err = a.do("keep-unarchived", func() error {
-		if err := a.makeKeepDir(); err != nil {
+		wal, err := a.openKeep()
+		if err != nil {
 			return err
 		}
-		status := filepath.Join(a.walDir(), "archive_status")
+		defer wal.Close()
 		for _, name := range backlog {
-			err := os.Link(filepath.Join(a.walDir(), name), filepath.Join(dir, name))
-			if err != nil && !errors.Is(err, os.ErrExist) && !errors.Is(err, os.ErrNotExist) {
-				return err
-			}
-			if err := os.Rename(filepath.Join(status, name+".ready"), filepath.Join(status, name+".done")); err != nil {
+			err := wal.Link(name, filepath.Join(keepDir, name))
+			if _, gone := wal.Lstat(name); err != nil && !errors.Is(err, os.ErrExist) && !errors.Is(gone, os.ErrNotExist) {
 				return err
 			}
 		}
-		return syncDirs(dir, status)
+		// The links first: what is marked as archived is nobody's business any more.
+		if err := syncDirs(dir); err != nil {
+			return err
+		}
+		for _, name := range backlog {
+			mark := filepath.Join("archive_status", name)
+			if err := wal.Rename(mark+".ready", mark+".done"); err != nil {
+				return err
+			}
+		}
+		return syncDirs(filepath.Join(a.walDir(), "archive_status"))
 	})
 	if err != nil {
 		return false, err
@@ -69,12 +77,26 @@ func (a *Agent) keepUnarchived(ctl pgdisk.Control) (bool, error) {
 	return true, nil
 }
 
-func (a *Agent) makeKeepDir() error {
-	dir := filepath.Join(a.walDir(), keepDir)
-	if err := os.MkdirAll(dir, 0o700); err != nil || os.Geteuid() != 0 {
-		return err
+// openKeep opens pg_wal with keepDir in it. Both are the server's user's, who may have put a link there: root reaches
+// nothing outside of pg_wal through what is returned.
+func (a *Agent) openKeep() (*os.Root, error) {
+	wal, err := os.OpenRoot(a.walDir())
+	if err != nil {
+		return nil, err
 	}
-	return os.Lchown(dir, int(a.pg.Owner.UID), int(a.pg.Owner.GID))
+	err = wal.Mkdir(keepDir, 0o700)
+	if err == nil && os.Geteuid() == 0 {
+		err = wal.Lchown(keepDir, int(a.pg.Owner.UID), int(a.pg.Owner.GID))
+	}
+	if err != nil && !errors.Is(err, os.ErrExist) {
+		wal.Close()
+		return nil, err
+	}
+	if info, err := wal.Lstat(keepDir); err != nil || !info.IsDir() {
+		wal.Close()
+		return nil, fmt.Errorf("%s is no directory: remove it (%v)", filepath.Join(a.walDir(), keepDir), err)
+	}
+	return wal, nil
 }
 
 // keepPlaceholders has the history files of timeline numbers that were passed over archived. A recovery from the archive
@@ -92,11 +114,12 @@ func (a *Agent) keepPlaceholders(ctx context.Context, timeline pgdisk.TimelineID
 			return err
 		}
 		err := a.do("keep-unarchived", func() error {
-			if err := a.makeKeepDir(); err != nil {
+			wal, err := a.openKeep()
+			if err != nil {
 				return err
 			}
-			err := os.Link(filepath.Join(a.walDir(), name), filepath.Join(a.walDir(), keepDir, name))
-			if err != nil && !errors.Is(err, os.ErrExist) {
+			defer wal.Close()
+			if err := wal.Link(name, filepath.Join(keepDir, name)); err != nil && !errors.Is(err, os.ErrExist) {
 				return err
 			}
 			return a.pg.WriteWAL(filepath.Join("archive_status", name+".done"), nil)
@@ -125,10 +148,7 @@ func (a *Agent) archiverHasWork() bool {
 }
 
 // kept counts the files that wait to be archived.
-func (a *Agent) kept() int {
-	list, _ := os.ReadDir(filepath.Join(a.walDir(), keepDir))
-	return len(list)
-}
+func (a *Agent) kept() int { return len(a.keptNames()) }
 
 // spawnAftercare starts the aftercare: it outlives this action and its process group.
 func (a *Agent) spawnAftercare() { a.spawnDetached(aftercareAction) }
@@ -174,23 +194,21 @@ func (a *Agent) bringBack(ctx context.Context) error {
 	pm, err := a.pg.Postmaster()
 	if err == nil {
 		a.endArchiver(pm)
-		limited, cancel := context.WithTimeout(ctx, lingerLimit)
-		err := a.awaitLingering(limited, pm.Process)
+		limited, cancel := context.WithTimeout(ctx, 2*lingerLimit) // of which it gets half
+		err := a.seeOff(limited, pm.Process)
 		cancel()
 		if err != nil {
-			a.log.Warn("ending the old postmaster", "reason", err)
-			if err := a.endLingering(ctx, pm.Process); err != nil {
-				return err
-			}
+			return err
 		}
 	}
+	ctx, cancel := context.WithTimeout(ctx, lingerLimit) // actions wait for the lock
+	defer cancel()
 	release, err := a.flock(ctx, "action.lock")
 	if err != nil {
 		return err
 	}
 	defer release()
-	a.vol = journal.LoadVolatile(a.inv.Resource)
-	if a.state, err = a.store.Load(); err != nil {
+	if err := a.reload(); err != nil {
 		return err
 	}
 	started, err := a.unpark(ctx)
@@ -212,13 +230,21 @@ func (a *Agent) endArchiver(pm postgres.Postmaster) {
 
 // archiveKept runs the user's archive_command for every kept file, in the order PostgreSQL would have.
 func (a *Agent) archiveKept(ctx context.Context) error {
+	if a.kept() == 0 {
+		return nil
+	}
+	wal, err := a.openKeep()
+	if err != nil {
+		a.log.Error("WAL waits to be archived", "error", err)
+		return err
+	}
+	defer wal.Close()
 	dir := filepath.Join(a.walDir(), keepDir)
 	failed := 0
 	for {
 		names := a.keptNames()
 		if len(names) == 0 {
-			os.Remove(dir)
-			return nil
+			return nil // the directory stays: somebody may be about to put a link there
 		}
 		command, err := a.archiveCommand(ctx)
 		if err != nil {
@@ -231,7 +257,7 @@ func (a *Agent) archiveKept(ctx context.Context) error {
 				// The server's own files get through: the archive has a file of this name already, from whoever did start
 				// the timeline, and a command that refuses to archive a name twice is right.
 				a.log.Warn("archive_command does not take the history file of a number that was passed over", "file", names[0], "error", err)
-				if err := os.Remove(filepath.Join(dir, names[0])); err != nil {
+				if err := wal.Remove(filepath.Join(keepDir, names[0])); err != nil {
 					return err
 				}
 				continue
@@ -249,7 +275,7 @@ func (a *Agent) archiveKept(ctx context.Context) error {
 			continue
 		}
 		failed = 0
-		if err := a.do("archived", func() error { return os.Remove(filepath.Join(dir, names[0])) }); err != nil {
+		if err := a.do("archived", func() error { return wal.Remove(filepath.Join(keepDir, names[0])) }); err != nil {
 			return err
 		}
 		a.log.Info("archived for the old primary", "file", names[0], "waiting", len(names)-1, "ms", a.clock.Now().Sub(began).Milliseconds())
@@ -262,7 +288,9 @@ func (a *Agent) keptNames() []string {
 	list, _ := os.ReadDir(filepath.Join(a.walDir(), keepDir))
 	names := make([]string, 0, len(list))
 	for _, e := range list {
-		names = append(names, e.Name())
+		if pgdisk.Archivable(e.Name()) { // anything else is not ours, and would stand in the way
+			names = append(names, e.Name())
+		}
 	}
 	rank := func(name string) int {
 		switch {

@@ -29,16 +29,18 @@ type Agent struct {
 	cluster Cluster
 	store   journal.Store
 	state   journal.State
-	vol     journal.Volatile
-	clock   Clock
-	log     *Log
-	stderr  io.Writer
-	began   time.Time
-	details map[string]string // what the journal says of this action
-	change  baton.Change
-	wayOut  string // what a person can do about a refusal
-	release func()
-	spawned postgres.Process // the server, if this action started it
+	// stateErr says why the state on disk could not be read. What is not known must not be written over.
+	stateErr error
+	vol      journal.Volatile
+	clock    Clock
+	log      *Log
+	stderr   io.Writer
+	began    time.Time
+	details  map[string]string // what the journal says of this action
+	change   baton.Change
+	wayOut   string // what a person can do about a refusal
+	release  func()
+	spawned  postgres.Process // the server, if this action started it
 	// unlocked: somebody else works on the instance, or there is nowhere to lock. A monitor then looks and touches nothing.
 	unlocked bool
 }
@@ -128,8 +130,8 @@ func (a *Agent) Run() ocf.ExitCode {
 	defer a.log.Close()
 
 	var err error
-	if a.state, err = a.store.Load(); err != nil {
-		// What this node knew of the past is lost: it may stop, it may not promote.
+	if err = a.loadState(); err != nil {
+		// What this node knew of the past is lost: it may stop, it may not promote, nor say that it has stored anything.
 		a.log.Error("state", "error", err)
 		if a.inv.Action == "promote" || a.inv.Action == "start" {
 			return a.finish(ocf.Errorf(ocf.ErrInstalled, "%v", err))
@@ -139,6 +141,8 @@ func (a *Agent) Run() ocf.ExitCode {
 	if err := a.lock(ctx); err != nil {
 		switch a.inv.Action {
 		case "stop":
+			a.log.Warn("stopping without the lock", "error", err)
+			a.reload() // whoever holds it may have changed what is known
 		case "monitor", "status":
 			a.unlocked = true
 			a.log.Warn("monitoring without the lock", "error", err)
@@ -309,8 +313,28 @@ func (a *Agent) do(effect string, f func() error) error {
 	return nil
 }
 
+// loadState reads what this node knows durably.
+func (a *Agent) loadState() error {
+	st, err := a.store.Load()
+	if err != nil {
+		st = journal.State{Instance: st.Instance} // half of it is nothing to decide by
+	}
+	a.state, a.stateErr = st, err
+	return err
+}
+
+// reload reads both states again: whoever held the lock may have changed them, and a claim or a note written over would be
+// one that was never durable.
+func (a *Agent) reload() error {
+	a.vol = journal.LoadVolatile(a.inv.Resource)
+	return a.loadState()
+}
+
 // save writes the durable state under the name of the effect.
 func (a *Agent) save(effect string) error {
+	if a.stateErr != nil {
+		return fmt.Errorf("%s: %w", effect, a.stateErr)
+	}
 	return a.do(effect, func() error { return a.store.Save(a.state) })
 }
 
@@ -340,7 +364,7 @@ func (a *Agent) instance() *postgres.Instance {
 	if r := a.state.Instance; r != nil {
 		i.RecordedUID, i.RecordedDir = r.UID, r.DataDir
 		if a.invalid != nil || err != nil {
-			i.DataDir, i.Owner.Name, i.Owner.UID = r.DataDir, r.Owner, r.UID
+			i.DataDir, i.Owner = r.DataDir, postgres.Account{Name: r.Owner, UID: r.UID, GID: r.GID, Groups: r.Groups, Home: r.Home}
 		}
 	}
 	return i

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -18,7 +19,7 @@ func (a *Agent) bulletin(challenge *baton.Challenge, answer *baton.Answer) baton
 	if answer == nil {
 		answer = a.vol.LastAnswer // a monitor in the middle of somebody's attempt must not take it back
 	}
-	return baton.Bulletin{Node: a.inv.Node, Note: a.state.Note, Claims: a.state.Claims, Challenge: challenge, Answer: answer, Primary: a.vol.Primary}
+	return baton.Bulletin{Node: a.inv.Node, SystemID: a.state.SystemID, Note: a.state.Note, Claims: a.state.Claims, Challenge: challenge, Answer: answer, Primary: a.vol.Primary}
 }
 
 // publish makes the bulletin known. What is published is already on this node's disk.
@@ -28,7 +29,7 @@ func (a *Agent) publish(ctx context.Context, effect string, challenge *baton.Cha
 
 // others reads every node's bulletin and puts this node's own, fresh from its disk, in place of what was published.
 func (a *Agent) others(ctx context.Context) ([]baton.Bulletin, error) {
-	list, err := a.cluster.Bulletins(ctx)
+	list, err := a.bulletins(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -40,6 +41,31 @@ func (a *Agent) others(ctx context.Context) ([]baton.Bulletin, error) {
 		}
 	}
 	return append(list, a.bulletin(nil, nil)), nil
+}
+
+// bulletins reads every node's bulletin. What speaks of another database cluster, before a pg_upgrade or a new initdb, says
+// nothing about this one.
+func (a *Agent) bulletins(ctx context.Context) ([]baton.Bulletin, error) {
+	list, err := a.cluster.Bulletins(ctx)
+	return slices.DeleteFunc(list, func(b baton.Bulletin) bool {
+		return b.SystemID != 0 && a.state.SystemID != 0 && b.SystemID != a.state.SystemID
+	}), err
+}
+
+// identify makes sure that what this node knows is about the database cluster in its data directory. With another system
+// identifier everything begins anew. It reports whether it changed anything.
+func (a *Agent) identify(ctl pgdisk.Control) bool {
+	if a.state.SystemID == ctl.SystemIdentifier {
+		return false
+	}
+	if a.state.SystemID != 0 {
+		a.log.Warn("another database cluster than before (pg_upgrade, initdb?): what was known of the old one is forgotten",
+			"system_identifier", ctl.SystemIdentifier, "was", a.state.SystemID, "note", a.state.Note, "claims", len(a.state.Claims))
+		a.state.Note, a.state.Claims, a.state.Refusal = nil, nil, nil
+		a.vol.Asking, a.vol.LastAnswer, a.vol.Primary, a.vol.Asked, a.vol.Heard = nil, nil, nil, nil, nil
+	}
+	a.state.SystemID = ctl.SystemIdentifier
+	return true
 }
 
 func newer(a, b *baton.Note) *baton.Note {
@@ -82,13 +108,15 @@ func (a *Agent) participants() []string {
 	return list
 }
 
-// present are the nodes from which an answer may be expected: online by the plan, unless the plan takes them away and
-// their attributes are gone already. A fenced node is still called available in the plan that it is fenced in.
+// present are the nodes from which an answer may be expected: online, with an instance by the plan, unless the plan takes
+// them away and their attributes are gone already. A fenced node is still called available in the plan that it is fenced
+// in.
 func (a *Agent) present(bulletins []baton.Bulletin) []string {
 	var list []string
 	for _, n := range a.plan.Available {
-		leaves := slices.Contains(a.plan.Stop, n) || slices.Contains(a.plan.Demote, n)
-		if !leaves || slices.ContainsFunc(bulletins, func(b baton.Bulletin) bool { return b.Node == n }) {
+		runs := slices.Contains(a.plan.Active, n) || slices.Contains(a.plan.Start, n)
+		leaves := a.plan.Leaves(n)
+		if runs && (!leaves || slices.ContainsFunc(bulletins, func(b baton.Bulletin) bool { return b.Node == n })) {
 			list = append(list, n)
 		}
 	}
@@ -108,15 +136,21 @@ func (a *Agent) answer(ctx context.Context, challenge string) *baton.Answer {
 		ans.Position = pgdisk.Position{Timeline: f.control.CheckPointTimeline, LSN: f.control.CheckPoint}
 		return ans
 	}
-	var note *baton.Note
-	if a.state.Note != nil {
-		note = a.state.Note
+	if a.ownNote() {
+		// Nobody has written behind it, and the server has just begun to start: asking it would be waiting for it.
+		ans.Position = a.state.Note.Position()
+		ans.Identity = a.identity(pgdisk.OpenWAL(a.pg.DataDir, f.control), ans.Position.Timeline)
+		return ans
 	}
 	brief, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()
-	c, err := a.measure(brief, f, note, false)
+	c, err := a.measure(brief, f, a.state.Note, false)
 	if err != nil {
-		ans.Unfit = err.Error()
+		// Its disk may be slow, and there may be much to read. What the server says of itself is no less than it has, and
+		// whoever is chosen must not be chosen because this node was slow.
+		if ans.Position, err = a.said(ctx, f); err != nil {
+			ans.Unfit = err.Error()
+		}
 		return ans
 	}
 	ans.Position, ans.Identity = c.Position, c.Identity
@@ -135,6 +169,29 @@ func (a *Agent) measure(ctx context.Context, f facts, note *baton.Note, full boo
 		}
 	}
 	return a.candidate(ctx, nil, note, full)
+}
+
+// said is the position that a standby's server knows of: up to there it has WAL, and perhaps a little further.
+func (a *Agent) said(ctx context.Context, f facts) (pgdisk.Position, error) {
+	if f.role != standby {
+		return pgdisk.Position{}, errors.New("the end of its WAL could not be read in time")
+	}
+	brief, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	sess, err := a.pg.Connect(brief)
+	if err != nil {
+		return pgdisk.Position{}, err
+	}
+	defer sess.Close()
+	v, err := sess.Standby(brief)
+	if err != nil {
+		return pgdisk.Position{}, err
+	}
+	tli := v.Timeline
+	if tli == 0 {
+		tli = max(f.control.CheckPointTimeline, f.control.MinRecoveryTimeline)
+	}
+	return pgdisk.Position{Timeline: tli, LSN: max(v.Received, v.Replayed)}, nil
 }
 
 // noteFromDisk makes the note of a primary that was shut down cleanly, from pg_control and the record it names.

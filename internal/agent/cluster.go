@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"slices"
 	"strings"
@@ -23,6 +24,12 @@ type Cluster interface {
 	Scores(ctx context.Context) (map[string]pacemaker.Score, error)
 	// ScoreInCIB is a node's promotion score as the DC's copy of the CIB has it.
 	ScoreInCIB(ctx context.Context, node string) (pacemaker.Score, bool, error)
+	// RecordClaim puts a claim into the cluster's configuration, which aborts the transition under way, and returns once the
+	// DC's copy has it. RecordedClaims returns those of all nodes.
+	RecordClaim(ctx context.Context, systemID uint64, c baton.Claim) error
+	RecordedClaims(ctx context.Context, systemID uint64) ([]baton.Claim, error)
+	// ForgetClaim takes this node's claim out of the configuration.
+	ForgetClaim(ctx context.Context, node string) error
 	// SetStatus shows a sentence in crm_mon -A; "" takes it away.
 	SetStatus(ctx context.Context, text string) error
 	// Favoured reports whether a constraint would promote the node at once if its score allowed it.
@@ -83,18 +90,57 @@ func (c *liveCluster) Scores(ctx context.Context) (map[string]pacemaker.Score, e
 }
 
 func (c *liveCluster) ScoreInCIB(ctx context.Context, node string) (pacemaker.Score, bool, error) {
-	if c.dc == "" {
-		out, err := c.run.Run(ctx, "crmadmin", "--quiet", "--dc_lookup")
-		if err != nil {
-			return 0, false, err
-		}
-		c.dc = strings.TrimSpace(string(out))
+	dc, err := c.coordinator(ctx)
+	if err != nil {
+		return 0, false, err
 	}
-	s, ok, err := pacemaker.ScoreInCIBOf(ctx, c.run, c.dc, node, c.resource)
+	s, ok, err := pacemaker.ScoreInCIBOf(ctx, c.run, dc, node, c.resource)
 	if err != nil {
 		c.dc = "" // it may have changed
 	}
 	return s, ok, err
+}
+
+// coordinator is the node whose copy of the CIB the scheduler reads.
+func (c *liveCluster) coordinator(ctx context.Context) (string, error) {
+	if c.dc == "" {
+		out, err := c.run.Run(ctx, "crmadmin", "--quiet", "--dc_lookup")
+		if err != nil {
+			return "", err
+		}
+		c.dc = strings.TrimSpace(string(out))
+	}
+	return c.dc, nil
+}
+
+func (c *liveCluster) RecordClaim(ctx context.Context, systemID uint64, claim baton.Claim) error {
+	dc, err := c.coordinator(ctx)
+	if err != nil {
+		return err
+	}
+	return pacemaker.SetPermanent(ctx, c.run, dc, claim.Node, baton.ClaimAttribute(c.resource), baton.EncodeClaim(systemID, claim))
+}
+
+func (c *liveCluster) RecordedClaims(ctx context.Context, systemID uint64) ([]baton.Claim, error) {
+	values, err := pacemaker.Permanent(ctx, c.run, baton.ClaimAttribute(c.resource))
+	if err != nil {
+		return nil, err
+	}
+	var list []baton.Claim
+	for node, v := range values {
+		id, claim, err := baton.DecodeClaim(v)
+		if err != nil {
+			return nil, fmt.Errorf("attribute %s of node %s: %w", baton.ClaimAttribute(c.resource), node, err)
+		}
+		if id == systemID {
+			list = append(list, claim)
+		}
+	}
+	return list, nil
+}
+
+func (c *liveCluster) ForgetClaim(ctx context.Context, node string) error {
+	return pacemaker.DeletePermanent(ctx, c.run, node, baton.ClaimAttribute(c.resource))
 }
 
 func (c *liveCluster) SetStatus(ctx context.Context, text string) error {

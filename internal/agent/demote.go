@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/pgbaton/pgbaton/internal/baton"
@@ -111,6 +112,11 @@ func (a *Agent) leaveNote(ctx context.Context, f facts) error {
 		if _, err = a.killLeftovers(ctx); err == nil {
 			note, err = a.crashNote(ctx, f.control)
 		}
+		if err == nil && !a.wasPrimaryOn(note.Timeline) {
+			// A clone that never ran, or was promoted by hand: the primary that this pg_control speaks of may be alive.
+			a.log.Warn("no note: nothing known of this node says that it was primary", "timeline", note.Timeline, "pg_control", f.control.State)
+			return nil
+		}
 	default:
 		return nil
 	}
@@ -132,6 +138,14 @@ func (a *Agent) leaveNote(ctx context.Context, f facts) error {
 		a.log.Warn("note not published; it is on disk and stop publishes it again", "error", err)
 	}
 	return nil
+}
+
+// wasPrimaryOn reports whether this node was primary, or about to be, on a timeline. A data directory alone does not say
+// so: pg_basebackup copies the pg_control of a running primary, "in production".
+func (a *Agent) wasPrimaryOn(timeline pgdisk.TimelineID) bool {
+	return slices.ContainsFunc(a.state.Claims, func(c baton.Claim) bool {
+		return c.Node == a.inv.Node && c.Timeline == timeline && (c.State == baton.Claimed || c.State == baton.Effective)
+	})
 }
 
 // crashNote reads where the WAL of a crashed primary ends. Nothing of it may run any more.
@@ -167,11 +181,8 @@ func (a *Agent) demoteStandby(ctx context.Context, f facts) error {
 	if err != nil {
 		return err
 	}
-	if err := a.awaitLingering(ctx, f.postmaster.Process); err != nil {
-		a.log.Warn("ending the old postmaster", "reason", err)
-		if err := a.endLingering(ctx, f.postmaster.Process); err != nil {
-			return err
-		}
+	if err := a.seeOff(ctx, f.postmaster.Process); err != nil {
+		return err
 	}
 	if err := a.leaveNote(ctx, f); err != nil {
 		return err

@@ -68,8 +68,9 @@ func (a *Agent) look() (facts, error) {
 	default:
 		f.role = ambiguousUp
 	}
-	if pm.Status == "starting" && f.role != standby && a.pg.HasStandbySignal() {
-		// It was started as a standby; pg_control still says how the last run ended.
+	if (pm.Status == "starting" || pm.Status == "") && f.role != standby && a.pg.HasStandbySignal() {
+		// It was started as a standby; pg_control still says how the last run ended, also before the postmaster has
+		// written its status, which it does only after it has its shared memory.
 		f.role = standby
 	}
 	return f, nil
@@ -92,6 +93,7 @@ func (a *Agent) candidate(ctx context.Context, sess *postgres.Session, note *bat
 	case ctl.MinRecoveryPoint > from && ctl.MinRecoveryTimeline == ctl.CheckPointTimeline:
 		from = ctl.MinRecoveryPoint
 	}
+	received := pgdisk.LSN(0)
 	if sess != nil {
 		v, err := sess.Standby(ctx)
 		if err != nil {
@@ -103,6 +105,7 @@ func (a *Agent) candidate(ctx context.Context, sess *postgres.Session, note *bat
 		if v.Streaming {
 			onTimeline = v.Timeline
 		}
+		received = v.Received
 	}
 	if full && ctl.State != pgdisk.ShutDown {
 		from = ctl.Redo
@@ -112,6 +115,12 @@ func (a *Agent) candidate(ctx context.Context, sess *postgres.Session, note *bat
 		return c, err
 	}
 	wal := pgdisk.OpenWAL(a.pg.DataDir, ctl)
+	if !full && received > from {
+		// Gigabytes may wait to be replayed; what the WAL receiver has flushed need not be read again.
+		if first, err := wal.FirstRecordIn(tli, received); err == nil && from < first && first <= received {
+			from = first
+		}
+	}
 	end, err := wal.FindEnd(ctx, tli, from)
 	if err != nil {
 		return c, err

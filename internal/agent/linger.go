@@ -32,6 +32,19 @@ func (a *Agent) awaitLingering(ctx context.Context, pm postgres.Process) error {
 	})
 }
 
+// seeOff lets a postmaster whose data is safe archive and feed its standbys for half of the time that is left. Then it
+// must go.
+func (a *Agent) seeOff(ctx context.Context, pm postgres.Process) error {
+	some, cancel := a.share(ctx, 0.5)
+	err := a.awaitLingering(some, pm)
+	cancel()
+	if err == nil {
+		return nil
+	}
+	a.log.Warn("ending the old postmaster", "reason", err)
+	return a.endLingering(ctx, pm)
+}
+
 // lingers reports whether an ended primary still archives or feeds a standby.
 func lingers(pm postgres.Process) bool {
 	for _, title := range pm.Children() {

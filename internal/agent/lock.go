@@ -23,11 +23,7 @@ func (a *Agent) lock(ctx context.Context) error {
 		return ocf.Errorf(ocf.ErrGeneric, "%w", err)
 	}
 	a.release = release
-	// Whoever held the lock may have changed both: a claim or a note written over would be one that was never durable.
-	a.vol = journal.LoadVolatile(a.inv.Resource)
-	if st, err := a.store.Load(); err == nil {
-		a.state = st
-	}
+	a.reload() // Run has said what is wrong with it
 	return nil
 }
 

@@ -46,7 +46,10 @@ func (a *Agent) monitor(ctx context.Context) error {
 		return a.monitorPrimary(ctx, f)
 	case stopping:
 		if a.vol.Parked {
-			return nil // the old postmaster lingers; the aftercare sees to it
+			if !a.inv.Probe && !a.unlocked {
+				a.spawnAftercare() // the old postmaster lingers; nobody may see to it any more
+			}
+			return nil
 		}
 		return roleCode{ocf.ErrGeneric, fmt.Sprintf("the server (pid %d) is shutting down and nobody here asked it to", f.postmaster.PID)}
 	}
@@ -113,17 +116,17 @@ func (a *Agent) monitorPrimary(ctx context.Context, f facts) error {
 	if err == nil && a.params.MaxLag > 0 {
 		st.Written, err = sess.CurrentLSN(wait)
 	}
-	switch {
-	case err == nil, errors.Is(err, postgres.ErrStarting):
-	case errors.Is(err, postgres.ErrTooManyClients):
-		return roleCode{ocf.DegradedPromoted, "runs as primary, but all its connections are taken: raise superuser_reserved_connections or max_connections"}
-	default:
-		return roleCode{ocf.DegradedPromoted, "runs as primary, but does not answer: " + err.Error()}
-	}
+	// Score and bulletin need no session.
 	if err := a.upkeep(ctx, f, st, "", timeline); err != nil {
 		a.log.Warn("upkeep", "error", err)
 	}
-	return roleCode{ocf.RunningPromoted, ""}
+	switch {
+	case err == nil, errors.Is(err, postgres.ErrStarting):
+		return roleCode{ocf.RunningPromoted, ""}
+	case errors.Is(err, postgres.ErrTooManyClients):
+		return roleCode{ocf.DegradedPromoted, "runs as primary, but all its connections are taken: raise superuser_reserved_connections or max_connections"}
+	}
+	return roleCode{ocf.DegradedPromoted, "runs as primary, but does not answer: " + err.Error()}
 }
 
 // monitorStandby tells how it stands and keeps its score right.
@@ -201,6 +204,9 @@ func (a *Agent) upkeep(ctx context.Context, f facts, st baton.Standing, status s
 			if err := a.keepPlaceholders(ctx, timeline); err != nil {
 				a.log.Warn("history files of numbers that were passed over are not archived", "error", err)
 			}
+			if err := a.forgetClaim(ctx); err != nil {
+				a.log.Warn("the claim in the cluster's configuration is not removed", "error", err)
+			}
 		}
 	}
 	a.ensureSentinel()
@@ -267,11 +273,46 @@ func (a *Agent) upkeep(ctx context.Context, f facts, st baton.Standing, status s
 	return nil
 }
 
+// forgetClaim takes this node's claim out of the cluster's configuration once every participant knows it, or a newer one.
+func (a *Agent) forgetClaim(ctx context.Context) error {
+	if a.vol.Recorded == "" && a.vol.Forgotten {
+		return nil
+	}
+	recorded, err := a.cluster.RecordedClaims(ctx, a.state.SystemID)
+	if err != nil {
+		return err
+	}
+	i := slices.IndexFunc(recorded, func(c baton.Claim) bool { return c.Node == a.inv.Node })
+	if i >= 0 {
+		list, err := a.others(ctx)
+		if err != nil {
+			return err
+		}
+		for _, n := range a.participants() {
+			known := slices.ContainsFunc(list, func(b baton.Bulletin) bool {
+				return b.Node == n && slices.ContainsFunc(b.Claims, func(c baton.Claim) bool { return c.Seq >= recorded[i].Seq })
+			})
+			if !known {
+				return nil
+			}
+		}
+		if err := a.do("forget-claim", func() error { return a.cluster.ForgetClaim(ctx, a.inv.Node) }); err != nil {
+			return err
+		}
+	}
+	a.vol.Recorded, a.vol.Forgotten = "", true
+	a.saveVolatile()
+	return nil
+}
+
 // followPrimary keeps known how far the primary had written, where maxlag asks for it: the primary publishes it, and the
 // standbys remember it, since its attributes go with its node.
 func (a *Agent) followPrimary(ctx context.Context, st baton.Standing, timeline pgdisk.TimelineID) error {
 	if a.params.MaxLag == 0 {
 		return nil
+	}
+	if st.Primary && st.Written == 0 {
+		return nil // it did not say
 	}
 	if st.Primary {
 		a.vol.Primary = &pgdisk.Position{Timeline: timeline, LSN: st.Written}

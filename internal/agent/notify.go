@@ -6,7 +6,6 @@ import (
 	"time"
 
 	"github.com/pgbaton/pgbaton/internal/baton"
-	"github.com/pgbaton/pgbaton/internal/journal"
 	"github.com/pgbaton/pgbaton/internal/pacemaker"
 )
 
@@ -30,45 +29,59 @@ func (a *Agent) notify(ctx context.Context) error {
 }
 
 // postDemote copies the note of the old primary: a node that leaves cleanly takes its attributes along before anybody
-// may have needed them. The target asks its questions already now, so that nobody has to wait for them in pre-promote.
+// may have needed them. The target asks its questions already now and the others answer, so that nobody has to wait for
+// either in pre-promote.
 func (a *Agent) postDemote(ctx context.Context) error {
+	target := pacemaker.Contains(a.plan.Promote, a.inv.Node)
 	if pacemaker.Contains(a.plan.Demote, a.inv.Node) {
-		return nil
+		if target || a.plan.Restarts(a.inv.Node) {
+			return nil
+		}
+		return a.answerAhead(ctx) // also one that is stopped next: its answer stays as long as its node is a member
 	}
+	list, err := a.awaitNote(ctx)
+	if err != nil || list == nil {
+		return err
+	}
+	news := a.learn(list)
+	if target {
+		sess, err := a.pg.Connect(ctx)
+		if err == nil {
+			defer sess.Close()
+			_, err = a.ask(ctx, list, sess) // which saves what was learnt
+			return err
+		}
+	}
+	if news {
+		if err := a.save("copy-note"); err != nil {
+			return err
+		}
+	}
+	if target {
+		return nil // pre-promote asks
+	}
+	return a.answerAhead(ctx)
+}
+
+// awaitNote waits for the note of the old primary, and returns the bulletins that show it; none if its node left and took
+// its attributes along. The error says that the demote failed, or that its note did not get out: pre-promote asks anew.
+func (a *Agent) awaitNote(ctx context.Context) (list []baton.Bulletin, err error) {
 	// demote publishes the note before it ends; this is only the way from its attrd to ours.
 	wait, cancel := context.WithTimeout(ctx, noteLimit)
 	defer cancel()
-	var list []baton.Bulletin
 	gone := false
-	err := a.poll(wait, "the note of "+a.change.From, noteInterval, func() (bool, error) {
+	err = a.poll(wait, "the note of "+a.change.From, noteInterval, func() (bool, error) {
 		var err error
 		if list, err = a.others(ctx); err != nil {
 			return false, err
-		}
-		if a.learn(list) {
-			if err := a.save("copy-note"); err != nil {
-				return false, err
-			}
 		}
 		gone = !slices.ContainsFunc(list, func(b baton.Bulletin) bool { return pacemaker.Contains(a.plan.Demote, b.Node) })
 		return gone || slices.ContainsFunc(list, a.endedJustNow), nil
 	})
 	if gone {
-		return nil // its node left, and took its attributes along
+		list = nil
 	}
-	if err != nil {
-		return err // the demote failed, or its note did not get out: pre-promote asks anew
-	}
-	if pacemaker.Contains(a.plan.Promote, a.inv.Node) {
-		sess, err := a.pg.Connect(ctx)
-		if err != nil {
-			return nil
-		}
-		defer sess.Close()
-		_, err = a.ask(ctx, list, sess)
-		return err
-	}
-	return nil
+	return list, err
 }
 
 // endedJustNow reports whether a bulletin holds its own node's unused note, and the plan demotes that node.
@@ -93,6 +106,20 @@ func (a *Agent) postPromote(context.Context) error {
 	return nil
 }
 
+// answerAhead answers the target already in post-demote. A target that does not ask now asks in pre-promote.
+func (a *Agent) answerAhead(ctx context.Context) error {
+	if len(a.plan.Promote) == 0 {
+		return nil
+	}
+	wait, cancel := context.WithTimeout(ctx, aheadLimit)
+	defer cancel()
+	challenge, err := a.awaitChallenge(wait, aheadInterval)
+	if err != nil {
+		return nil
+	}
+	return a.answerTo(ctx, challenge)
+}
+
 // prePromoteOther answers the target's challenge: its claim goes to this node's disk first.
 func (a *Agent) prePromoteOther(ctx context.Context) error {
 	if len(a.plan.Promote) == 0 {
@@ -100,8 +127,21 @@ func (a *Agent) prePromoteOther(ctx context.Context) error {
 	}
 	wait, cancel := context.WithTimeout(ctx, challengeLimit)
 	defer cancel()
-	challenge, err := a.awaitChallenge(wait, challengeInterval)
-	if err != nil {
+	var challenge *baton.Challenge
+	ahead := false
+	err := a.poll(wait, "a challenge from "+a.plan.Promote[0], challengeInterval, func() (bool, error) {
+		list, err := a.bulletins(ctx)
+		if err != nil {
+			return false, err
+		}
+		challenge = a.unanswered(list)
+		ahead = challenge == nil && a.answeredAhead(list)
+		return challenge != nil || ahead, nil
+	})
+	switch {
+	case ahead:
+		return nil
+	case err != nil:
 		// Pacemaker under load runs one action at a time: the target may ask only when this notification has ended.
 		a.log.Info("no challenge yet: answering when it comes", "error", err)
 		a.spawnDetached(answerAction)
@@ -110,11 +150,41 @@ func (a *Agent) prePromoteOther(ctx context.Context) error {
 	return a.answerTo(ctx, challenge)
 }
 
+// answeredAhead reports whether the target's challenge was answered in post-demote and is still the one in force. The
+// target takes up a challenge that it published ahead by the same rule ([Agent.asked]), for somewhat longer, so that it
+// does not ask anew when nobody listens any more.
+func (a *Agent) answeredAhead(list []baton.Bulletin) bool {
+	challenge := a.targets(list)
+	if challenge == nil || !a.answered(list, challenge) || a.clock.Now().Sub(a.vol.AnsweredAt) > askedFor/2 {
+		return false
+	}
+	a.learn(list)
+	return challenge.Claim.Seq+1 == baton.NextSeq(a.state.Claims)
+}
+
+// targets is the challenge that the target of the plan has published last.
+func (a *Agent) targets(list []baton.Bulletin) *baton.Challenge {
+	for _, b := range list {
+		if b.Node == a.plan.Promote[0] {
+			return b.Challenge
+		}
+	}
+	return nil
+}
+
+// answered reports whether everybody can see this node's answer to a challenge.
+func (a *Agent) answered(list []baton.Bulletin, challenge *baton.Challenge) bool {
+	return slices.ContainsFunc(list, func(b baton.Bulletin) bool {
+		return b.Node == a.inv.Node && b.Answer != nil && b.Answer.Challenge == challenge.Nonce
+	})
+}
+
 // answerAction is a hidden action: it answers a challenge that comes after the pre-promote notification of this node.
 const answerAction = "answer"
 
-// How long a challenge is waited for: in the notification, for which everybody waits, and after it.
+// How long a challenge is waited for: in the notifications, for which everybody waits, and after them.
 const (
+	aheadLimit     = 250 * time.Millisecond
 	challengeLimit = 500 * time.Millisecond
 	lateLimit      = 30 * time.Second
 	lateInterval   = 100 * time.Millisecond
@@ -133,8 +203,7 @@ func (a *Agent) lateAnswer(ctx context.Context) error {
 		return err
 	}
 	defer release()
-	a.vol = journal.LoadVolatile(a.inv.Resource)
-	if a.state, err = a.store.Load(); err != nil {
+	if err := a.reload(); err != nil {
 		return err
 	}
 	challenge, err := a.challenge(wait)
@@ -156,17 +225,20 @@ func (a *Agent) awaitChallenge(ctx context.Context, every time.Duration) (challe
 // challenge is the target's, nil if there is none that this node has not answered yet. What was published with it is
 // learnt.
 func (a *Agent) challenge(ctx context.Context) (*baton.Challenge, error) {
-	list, err := a.cluster.Bulletins(ctx)
+	list, err := a.bulletins(ctx)
 	if err != nil {
 		return nil, err
 	}
-	for _, b := range list {
-		if b.Node == a.plan.Promote[0] && b.Challenge != nil && b.Challenge.Nonce != a.vol.Answered {
-			a.learn(list)
-			return b.Challenge, nil
-		}
+	return a.unanswered(list), nil
+}
+
+func (a *Agent) unanswered(list []baton.Bulletin) *baton.Challenge {
+	challenge := a.targets(list)
+	if challenge == nil || a.answered(list, challenge) {
+		return nil
 	}
-	return nil, nil
+	a.learn(list)
+	return challenge
 }
 
 // answerTo stores the claim and answers with this node's position.
@@ -180,7 +252,7 @@ func (a *Agent) answerTo(ctx context.Context, challenge *baton.Challenge) error 
 	// answers the first attempt of a cold start, too, and learns by that nothing of a primary that is missing.
 	a.vol.Saw = baton.Attend(a.vol.Saw, a.state.Claims, challenge.Claim)
 	a.vol.LastAnswer = ans
-	a.vol.Answered, a.vol.Position = challenge.Nonce, ans.Position.String()
+	a.vol.AnsweredAt = a.clock.Now()
 	a.saveVolatile()
 	a.details["answer"] = ans.Position.String()
 	a.log.Info("answering", "to", challenge.Claim.Node, "claim", challenge.Claim, "position", ans.Position, "unfit", ans.Unfit)

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -18,6 +19,7 @@ import (
 // How often what is waited for is asked for. Reading bulletins spawns a process, reading WAL does not.
 const (
 	noteInterval      = 20 * time.Millisecond
+	aheadInterval     = 20 * time.Millisecond
 	challengeInterval = 5 * time.Millisecond
 	answerInterval    = 10 * time.Millisecond
 	proofInterval     = 5 * time.Millisecond
@@ -28,6 +30,7 @@ const (
 	noteLimit       = 500 * time.Millisecond // the old primary's note, published before its demote ended
 	silenceLimit    = time.Second            // nodes that do not answer
 	crashStallLimit = 200 * time.Millisecond // WAL of a primary of which nothing runs any more: what was on the wire
+	askedFor        = time.Minute            // a challenge published ahead is good for the attempt it was meant for
 	stallLimit      = 2 * time.Second        // WAL that does not arrive, as long as the old primary can be primary again
 )
 
@@ -72,7 +75,12 @@ func (a *Agent) prePromoteTarget(ctx context.Context) error {
 	note, _ := baton.Knowledge{Note: a.state.Note, Claims: a.state.Claims}.Usable(challenge.Nonce)
 	a.change = a.change.Resolve(note, a.vol.Live)
 	verdict, heard := a.awaitVerdict(ctx, challenge, note, sess)
-	if verdict.Outcome == baton.Wait && !verdict.Answered && a.provenSoFar(ctx, note, sess) {
+	if verdict.Unreachable && !verdict.Behind && a.recorded(challenge, heard) == nil {
+		if recorded, err := a.recordClaim(ctx, challenge, heard); err != nil || recorded {
+			return err
+		}
+	}
+	if verdict.Outcome == baton.Wait && !verdict.Answered && !verdict.Unreachable && a.provenSoFar(ctx, note, sess) {
 		// Pacemaker under load runs one action at a time (throttle_get_total_job_limit in daemons/controld): the others
 		// may be asked only when this notification has ended. promote comes after all of them, and decides.
 		a.log.Info("not everybody has answered yet", "change", a.change, "missing", verdict.Reason)
@@ -91,6 +99,50 @@ func (a *Agent) prePromoteTarget(ctx context.Context) error {
 	return nil
 }
 
+// recordClaim puts the claim where also nodes keep it on disk that run no instance and cannot answer: into the cluster's
+// configuration. This is for when the quorum that must know of it cannot be had otherwise: a standby is down for
+// maintenance and the primary's node is lost. It aborts the plan; the next one finds it recorded and goes on from here.
+func (a *Agent) recordClaim(ctx context.Context, challenge baton.Challenge, heard []baton.Bulletin) (bool, error) {
+	if len(a.members(heard)) < baton.Quorum(len(a.participants())) {
+		return false, nil
+	}
+	a.log.Info("too few nodes run an instance to store the claim: it goes into the cluster's configuration", "claim", challenge.Claim)
+	if err := a.do("record-claim", func() error { return a.cluster.RecordClaim(ctx, a.state.SystemID, challenge.Claim) }); err != nil {
+		a.log.Warn("claim not recorded", "error", err)
+		return false, nil
+	}
+	a.vol.Forgotten = false
+	a.vol.Recorded, a.vol.Asked = challenge.Nonce, &journal.Asked{Challenge: challenge, At: a.clock.Now()}
+	a.saveVolatile()
+	return true, nil
+}
+
+// recorded lists the participants that have the claim in their copy of the cluster's configuration, nil if it is not
+// there.
+func (a *Agent) recorded(challenge baton.Challenge, list []baton.Bulletin) []string {
+	if a.vol.Recorded == "" || a.vol.Recorded != challenge.Nonce {
+		return nil
+	}
+	return a.members(list)
+}
+
+// members are the participants that are members of the cluster now: attributes go with their node.
+func (a *Agent) members(list []baton.Bulletin) []string {
+	return slices.DeleteFunc(a.participants(), func(n string) bool {
+		return n != a.inv.Node && !slices.ContainsFunc(list, func(b baton.Bulletin) bool { return b.Node == n })
+	})
+}
+
+// demoted is the node whose primary the plan under way ends and does not take away.
+func (a *Agent) demoted() string {
+	for _, n := range a.plan.Demote {
+		if n != a.inv.Node && !pacemaker.Contains(a.plan.Stop, n) {
+			return n
+		}
+	}
+	return ""
+}
+
 // ordered asks the rules once more where they said no, with the order of a person if there is one.
 func (a *Agent) ordered(ctx context.Context, challenge baton.Challenge, heard []baton.Bulletin, sess *postgres.Session, no baton.Verdict) (baton.Verdict, *baton.Order) {
 	order, err := a.cluster.Order(ctx, a.inv.Node)
@@ -103,7 +155,7 @@ func (a *Agent) ordered(ctx context.Context, challenge baton.Challenge, heard []
 	}
 	v := baton.Decide(baton.Question{
 		Self: self, Bulletins: heard, Challenge: challenge, Participants: a.participants(), Available: a.present(heard),
-		Settled: true, MaxLag: a.params.MaxLag, Ordered: order,
+		Recorded: a.recorded(challenge, heard), Demoted: a.demoted(), Settled: true, MaxLag: a.params.MaxLag, Ordered: order,
 	})
 	if v.Outcome != baton.Promote {
 		return v, nil
@@ -150,7 +202,7 @@ func (a *Agent) ask(ctx context.Context, list []baton.Bulletin, sess *postgres.S
 // asked returns the challenge that this node published ahead, in post-demote, if no attempt came between.
 func (a *Agent) asked() (baton.Challenge, bool) {
 	asked := a.vol.Asked
-	if asked == nil || a.clock.Now().Sub(asked.At) > time.Minute || asked.Challenge.Claim.Seq+1 != baton.NextSeq(a.state.Claims) {
+	if asked == nil || a.clock.Now().Sub(asked.At) > askedFor || asked.Challenge.Claim.Seq+1 != baton.NextSeq(a.state.Claims) {
 		return baton.Challenge{}, false
 	}
 	return asked.Challenge, true
@@ -178,7 +230,9 @@ func (a *Agent) awaitVerdict(ctx context.Context, challenge baton.Challenge, not
 	err := a.poll(ctx, "proof and answers", proofInterval, func() (bool, error) {
 		now := a.clock.Now()
 		if needAnswers {
-			a.clock.Sleep(ctx, answerInterval)
+			if list != nil {
+				a.clock.Sleep(ctx, answerInterval)
+			}
 			next, err := a.others(ctx)
 			if err != nil {
 				return false, err
@@ -194,14 +248,14 @@ func (a *Agent) awaitVerdict(ctx context.Context, challenge baton.Challenge, not
 		}
 		q := baton.Question{
 			Self: self, Bulletins: list, Challenge: challenge, Participants: a.participants(), Available: a.present(list),
-			MaxLag: a.params.MaxLag,
+			Recorded: a.recorded(challenge, list), Demoted: a.demoted(), MaxLag: a.params.MaxLag,
 		}
 		v = baton.Decide(q)
 		if v.Outcome != baton.Wait {
 			return true, nil
 		}
 		needAnswers = !v.Answered
-		if !v.Answered && !v.Behind && now.Sub(began) > silenceLimit {
+		if !v.Answered && !v.Behind && (v.Unreachable || now.Sub(began) > silenceLimit) {
 			return true, nil
 		}
 		if v.Behind && now.Sub(moved) > patience {
@@ -247,32 +301,49 @@ func (a *Agent) preDemote(ctx context.Context) error {
 		return nil
 	}
 	target := p.Promote[0]
-	sess, err := a.connect(ctx, false)
-	if err != nil {
-		a.log.Warn("no preparation of the handover", "error", err)
-		return nil
-	}
-	defer sess.Close()
 	mayCallOff := baton.CanCallOff(p, a.inv.Node)
 	if mayCallOff {
-		// A walsender that cannot get rid of its queue withholds the shutdown checkpoint for this long.
-		if err := a.overrideAndReload(f, [2]string{"wal_sender_timeout", "2s"}); err != nil {
-			a.log.Warn("wal_sender_timeout not lowered", "error", err)
-		}
+		a.hurrySenders(f)
 	}
-	budget, cancel := a.share(ctx, 0.5)
-	defer cancel()
 	began := a.clock.Now()
-	if err := a.do("checkpoint", func() error { return sess.Checkpoint(budget) }); err != nil {
-		a.log.Warn("checkpoint", "error", err)
+	if err := a.checkpoint(ctx); err != nil {
+		a.log.Warn("the shutdown will have more to write", "error", err)
 	}
 	checkpointed := a.clock.Now()
-	why := a.awaitTarget(budget, sess, target, mayCallOff)
-	a.log.Info("prepared the handover", "to", target, "checkpoint_ms", checkpointed.Sub(began).Milliseconds(), "target_ms", a.clock.Now().Sub(checkpointed).Milliseconds(), "target", why)
-	if why == nil || !mayCallOff {
+	why, err := a.targetUnfit(ctx, target, mayCallOff)
+	if err != nil {
+		// Not known is not unfit: the target has to prove itself anyway.
+		a.log.Warn("the target's state is not known", "error", err)
 		return nil
 	}
-	return a.callOff(ctx, f, target, why)
+	a.log.Info("prepared the handover", "to", target, "checkpoint_ms", checkpointed.Sub(began).Milliseconds(), "target_ms", a.clock.Now().Sub(checkpointed).Milliseconds(), "target", cmp.Or(why, "fit"))
+	switch {
+	case why == "" && !mayCallOff:
+		// Only now: as long as the target was far behind, nothing might cut its walsender off.
+		a.hurrySenders(f)
+	case why != "" && mayCallOff:
+		return a.callOff(ctx, f, target, why)
+	}
+	return nil
+}
+
+// hurrySenders bounds for how long a walsender that cannot get rid of its queue withholds the shutdown checkpoint.
+func (a *Agent) hurrySenders(f facts) {
+	if err := a.overrideAndReload(f, [2]string{"wal_sender_timeout", "2s"}); err != nil {
+		a.log.Warn("wal_sender_timeout not lowered", "error", err)
+	}
+}
+
+// checkpoint takes dirty buffers out of the outage while clients still write.
+func (a *Agent) checkpoint(ctx context.Context) error {
+	budget, cancel := a.share(ctx, 0.5)
+	defer cancel()
+	sess, err := a.connect(budget, false)
+	if err != nil {
+		return err
+	}
+	defer sess.Close()
+	return a.do("checkpoint", func() error { return sess.Checkpoint(budget) })
 }
 
 // Limits on how far the target may be behind when the primary is shut down.
@@ -282,62 +353,69 @@ const (
 	targetLimit = 10 * time.Second // to get there
 )
 
-// awaitTarget waits until the target confirms WAL that was written after this was called, and is near in replay. nil
-// means that it is fit.
-func (a *Agent) awaitTarget(ctx context.Context, sess *postgres.Session, target string, mayCallOff bool) error {
+// targetUnfit waits until the target confirms WAL that was written after this was called, and is near in replay. It says
+// what is missing when the time is over, "" if nothing is; the error is about this server, which could not be asked.
+func (a *Agent) targetUnfit(ctx context.Context, target string, mayCallOff bool) (string, error) {
 	limit := targetLimit
 	if !mayCallOff {
 		limit = time.Hour // bounded by ctx: this is the last chance
 	}
-	wait, cancel := context.WithTimeout(ctx, limit)
+	some, cancel := a.share(ctx, 0.7)
 	defer cancel()
+	wait, cancel := context.WithTimeout(some, limit)
+	defer cancel()
+	sess, err := a.connect(wait, false)
+	if err != nil {
+		return "", err
+	}
+	defer sess.Close()
 	mark, err := sess.CurrentLSN(wait)
 	if err != nil {
-		return err
+		return "", err
 	}
-	last := fmt.Errorf("%s is not connected", target)
+	why := target + " is not connected"
 	err = a.poll(wait, "the target", 20*time.Millisecond, func() (bool, error) {
 		senders, err := sess.Senders(wait)
 		if err != nil {
 			return false, err
 		}
-		found := false
-		for _, s := range senders {
-			if s.Name != target {
-				continue
-			}
-			found = true
-			flushed, _, err := sess.Flushed(wait, target)
-			switch {
-			case err != nil:
-				return false, err
-			case s.State != "streaming":
-				last = fmt.Errorf("%s is in state %q, not streaming", target, s.State)
-			case flushed < mark:
-				last = fmt.Errorf("%s has not confirmed WAL up to %s, only up to %s", target, mark, flushed)
-			case s.Unflush > nearBytes:
-				last = fmt.Errorf("%s is %d bytes of WAL behind", target, s.Unflush)
-			case s.Unreplay > replayBytes:
-				last = fmt.Errorf("%s has not replayed %d bytes of WAL (is replay paused?)", target, s.Unreplay)
-			default:
-				return true, nil
-			}
+		flushed, _, err := sess.Flushed(wait, target)
+		if err != nil {
+			return false, err
 		}
-		if !found {
-			last = fmt.Errorf("%s is not connected (is its application_name %q?)", target, target)
-		}
-		return false, nil
+		why = unfit(target, senders, flushed, mark)
+		return why == "", nil
 	})
-	if err != nil && wait.Err() != nil {
-		return last
+	if err != nil && wait.Err() == nil {
+		return "", err
 	}
-	return err
+	return why, nil
+}
+
+// unfit says why a handover to target would fail or take long, by the primary's view of its standbys; "" if nothing is
+// known against it.
+func unfit(target string, senders []postgres.Sender, flushed, mark pgdisk.LSN) string {
+	i := slices.IndexFunc(senders, func(s postgres.Sender) bool { return s.Name == target })
+	if i < 0 {
+		return fmt.Sprintf("%s is not connected (is its application_name %q?)", target, target)
+	}
+	switch s := senders[i]; {
+	case s.State != "streaming":
+		return fmt.Sprintf("%s is in state %q, not streaming", target, s.State)
+	case flushed < mark:
+		return fmt.Sprintf("%s has not confirmed WAL up to %s, only up to %s", target, mark, flushed)
+	case s.Unflush > nearBytes:
+		return fmt.Sprintf("%s is %d bytes of WAL behind", target, s.Unflush)
+	case s.Unreplay > replayBytes:
+		return fmt.Sprintf("%s has not replayed %d bytes of WAL (is replay paused?)", target, s.Unreplay)
+	}
+	return ""
 }
 
 // callOff takes the target out of the running before anything was stopped: the clients notice nothing.
-func (a *Agent) callOff(ctx context.Context, f facts, target string, why error) error {
+func (a *Agent) callOff(ctx context.Context, f facts, target, why string) error {
 	a.log.Warn("calling the handover off", "to", target, "reason", why)
-	a.record("called off", why.Error(), false)
+	a.record("called off", why, false)
 	if err := a.do("call-off", func() error { return a.cluster.SetScore(ctx, target, pacemaker.NegInfinity) }); err != nil {
 		return err
 	}

@@ -24,7 +24,7 @@ func (a *Agent) promote(ctx context.Context) error {
 	}
 	switch f.role {
 	case primary:
-		return nil // done by a promote before this one
+		return a.promotedBefore(ctx)
 	case down, parkedDown, stopping:
 		if err := a.comeBack(ctx, f); err != nil {
 			return err
@@ -49,7 +49,8 @@ func (a *Agent) promote(ctx context.Context) error {
 	if verdict.Outcome != baton.Promote {
 		if a.plan.Known() {
 			// Without this Pacemaker would ask this node again and again.
-			if err := a.refuse(ctx, verdict.Reason, verdict.Note, q.Challenge.Claim.Seq); err != nil {
+			note, _ := baton.Gather(q.Bulletins, q.Challenge.Nonce).Usable(q.Challenge.Nonce)
+			if err := a.refuse(ctx, verdict.Reason, note, q.Challenge.Claim.Seq); err != nil {
 				a.log.Error("refusal", "error", err)
 			}
 		}
@@ -93,6 +94,30 @@ func (a *Agent) promote(ctx context.Context) error {
 	return nil
 }
 
+// promotedBefore concludes what a promote before this one could not: it was killed after it had asked the server.
+func (a *Agent) promotedBefore(ctx context.Context) error {
+	i := slices.IndexFunc(a.state.Claims, func(c baton.Claim) bool { return c.Node == a.inv.Node && c.State == baton.Claimed })
+	if i < 0 {
+		return nil
+	}
+	sess, err := a.connect(ctx, true)
+	if err != nil {
+		return ocf.Errorf(ocf.ErrGeneric, "%w", err)
+	}
+	defer sess.Close()
+	if in, err := sess.InRecovery(ctx); err != nil || in {
+		return ocf.Errorf(ocf.ErrGeneric, "an earlier promotion of this instance has not come through yet (in recovery: %t, %v)", in, err)
+	}
+	note := a.state.Note
+	if note != nil && note.Nonce != a.state.Claims[i].Note {
+		note = nil
+	}
+	a.vol.Asserted = 0 // the monitor publishes the claim as effective
+	a.saveVolatile()
+	a.conclude(ctx, sess, a.state.Claims[i], baton.Verdict{Note: note, Reason: "promoted by an action that was cut short"})
+	return nil
+}
+
 // comeBack starts an instance that is down, to be promoted at once: the roll-back to an old primary.
 func (a *Agent) comeBack(ctx context.Context, f facts) error {
 	if f.role == stopping {
@@ -108,7 +133,7 @@ func (a *Agent) comeBack(ctx context.Context, f facts) error {
 func (a *Agent) question(ctx context.Context, sess *postgres.Session) (baton.Question, error) {
 	lone := !a.plan.Known()
 	q := baton.Question{
-		Participants: a.participants(), MaxLag: a.params.MaxLag, Lone: lone,
+		Participants: a.participants(), MaxLag: a.params.MaxLag, Lone: lone, Demoted: a.demoted(),
 		Settled: true, // pre-promote has waited for whoever may still answer
 	}
 	self, err := a.candidate(ctx, sess, a.state.Note, lone)
@@ -118,6 +143,7 @@ func (a *Agent) question(ctx context.Context, sess *postgres.Session) (baton.Que
 	q.Self = self
 	if h := a.heard(); h != nil {
 		q.Challenge, q.Bulletins, q.Ordered = h.Challenge, h.Bulletins, h.Ordered
+		q.Recorded = a.recorded(q.Challenge, q.Bulletins)
 		return q, nil
 	}
 	if q.Bulletins, err = a.others(ctx); err != nil {
@@ -136,6 +162,7 @@ func (a *Agent) question(ctx context.Context, sess *postgres.Session) (baton.Que
 	for _, b := range q.Bulletins {
 		if b.Node == a.inv.Node && b.Challenge != nil && b.Challenge.Nonce == a.vol.Challenge && a.vol.Challenge != "" {
 			q.Challenge = *b.Challenge
+			q.Recorded = a.recorded(q.Challenge, q.Bulletins)
 			return q, nil
 		}
 	}

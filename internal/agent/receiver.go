@@ -9,13 +9,18 @@ import (
 	"github.com/pgbaton/pgbaton/internal/postgres"
 )
 
-// receiverPatience is how long a WAL receiver may take to connect before it counts as stuck.
-const receiverPatience = 4 * time.Second
+// How long a WAL receiver may take to connect before it counts as stuck: longer each time in a row, for where a
+// connection simply takes its time (a name server that does not answer).
+const (
+	receiverPatience    = 4 * time.Second
+	receiverPatienceMax = 2 * time.Minute
+)
 
 // connecting is a WAL receiver that does not stream yet.
 type connecting struct {
 	process postgres.Process
 	since   time.Time // when it was first seen so
+	ended   int       // how many in a row were ended
 }
 
 // unstick ends a WAL receiver that hangs in connecting: the server starts another one. It happens when the virtual IP
@@ -29,17 +34,23 @@ func (a *Agent) unstick(ctx context.Context, pm postgres.Postmaster, c *connecti
 		}
 		found = true
 		if c.process != p {
-			*c = connecting{p, a.clock.Now()}
+			c.process, c.since = p, a.clock.Now()
 		}
 	}
 	if !found {
-		*c = connecting{}
+		c.process = postgres.Process{}
+		for _, title := range pm.Children() {
+			if strings.Contains(title, "walreceiver") { // it streams
+				c.ended = 0
+			}
+		}
 		return
 	}
-	if a.clock.Now().Sub(c.since) < receiverPatience {
+	if a.clock.Now().Sub(c.since) < min(receiverPatience<<min(c.ended, 5), receiverPatienceMax) {
 		return
 	}
 	c.since = a.clock.Now() // whatever comes of it, not again at once
+	c.ended++
 	brief, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()
 	sess, err := a.pg.Connect(brief)

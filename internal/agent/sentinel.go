@@ -31,6 +31,8 @@ const (
 	// failure and Pacemaker counts it.
 	maxRevivals   = 3
 	revivalWindow = 10 * time.Minute
+	// lockedFor bounds what is done under the lock of actions.
+	lockedFor = 20 * time.Second
 )
 
 // ensureSentinel starts the sentinel if none runs.
@@ -91,8 +93,10 @@ func (a *Agent) mourn(ctx context.Context, pm postgres.Postmaster, revivals *[]t
 		return err
 	}
 	defer func() { release() }()
-	a.vol = journal.LoadVolatile(a.inv.Resource)
-	if a.state, err = a.store.Load(); err != nil {
+	// Actions wait for the lock: a command of Pacemaker that hangs must not hold them up for ever.
+	locked, cancel := context.WithTimeout(ctx, lockedFor)
+	defer cancel()
+	if err := a.reload(); err != nil {
 		return err
 	}
 	if _, err := a.pg.Postmaster(); !errors.Is(err, postgres.ErrNotRunning) {
@@ -104,15 +108,15 @@ func (a *Agent) mourn(ctx context.Context, pm postgres.Postmaster, revivals *[]t
 	}
 	crashedPrimary := ctl.State == pgdisk.InProduction && !a.pg.HasStandbySignal()
 	crashedStandby := ctl.State == pgdisk.InArchiveRecovery
-	if a.vol.Parked || (!crashedPrimary && !crashedStandby) {
+	if a.vol.Parked || a.vol.Stopped || (!crashedPrimary && !crashedStandby) {
 		return nil // a shutdown, by us or by a person
 	}
-	if managed, err := a.cluster.Managed(ctx); err != nil || !managed {
+	if managed, err := a.cluster.Managed(locked); err != nil || !managed {
 		return err
 	}
 	a.log.Warn("the postmaster died", "pid", pm.PID, "pg_control", ctl.State)
 	if crashedStandby {
-		return a.revive(ctx, revivals)
+		return a.revive(locked, revivals)
 	}
 	// Everybody else may have everything: a mere score moves the role, without a failed action. demote leaves the crash
 	// note; a standby without proof against it refuses, and the role comes back here.
@@ -121,7 +125,7 @@ func (a *Agent) mourn(ctx context.Context, pm postgres.Postmaster, revivals *[]t
 		return err
 	}
 	a.vol.Score, a.vol.Refused = "", noticed
-	if err := a.assertScore(ctx, 0, true); err != nil {
+	if err := a.assertScore(locked, 0, true); err != nil {
 		return err
 	}
 	release()
@@ -142,9 +146,7 @@ func (a *Agent) revive(ctx context.Context, revivals *[]time.Time) error {
 	if len(*revivals) > maxRevivals {
 		return errors.New("the standby keeps dying: leaving it to the monitor")
 	}
-	limited, cancel := context.WithTimeout(ctx, time.Minute)
-	defer cancel()
-	return a.startAsStandby(limited)
+	return a.startAsStandby(ctx)
 }
 
 // takeBack waits until the role has found a new owner, and claims it back if everybody else refused.
@@ -180,31 +182,36 @@ func (a *Agent) takeBack(ctx context.Context) error {
 		return err
 	}
 	defer release()
-	a.vol = journal.LoadVolatile(a.inv.Resource)
-	if a.state, err = a.store.Load(); err != nil {
+	if err := a.reload(); err != nil {
 		return err
 	}
 	a.state.Refusal = nil
 	if err := a.save("lift-refusal"); err != nil {
 		return err
 	}
-	return a.assertScore(ctx, baton.ScorePrimary, false)
+	locked, cancel := context.WithTimeout(ctx, lockedFor)
+	defer cancel()
+	return a.assertScore(locked, baton.ScorePrimary, false)
 }
 
-// roleTaken reports whether a claim newer than this node's last one took effect.
+// roleTaken reports whether somebody else has begun a newer timeline than this node last did, or is about to: an attempt
+// under way may take longer than this node's patience, and is settled by its outcome.
 func (a *Agent) roleTaken(ctx context.Context) (bool, error) {
 	list, err := a.others(ctx)
 	if err != nil {
 		return false, err
 	}
-	know := baton.Gather(list, "")
-	_, unusable := know.Usable("")
-	for _, c := range know.Claims {
-		if c.State == baton.Effective && c.Node != a.inv.Node && unusable != nil {
-			return true, nil
+	own := uint64(0)
+	taken := false
+	for _, c := range baton.Gather(list, "").Claims { // oldest first
+		switch {
+		case c.Node == a.inv.Node && c.State == baton.Effective:
+			own, taken = c.Seq, false
+		case c.Node != a.inv.Node && c.Open() && c.Seq > own:
+			taken = true
 		}
 	}
-	return false, nil
+	return taken, nil
 }
 
 // watch returns true when the process has died, false after the limit. It waits on a pidfd; a kernel without them is

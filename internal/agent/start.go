@@ -6,6 +6,8 @@ import (
 	"errors"
 	"io"
 	"os"
+	"reflect"
+	"slices"
 	"strings"
 	"time"
 
@@ -32,19 +34,24 @@ func (a *Agent) start(ctx context.Context) error {
 	case primary:
 		return ocf.Errorf(ocf.ErrGeneric, "PostgreSQL in %s already runs as a primary, started by somebody else: stop it and let the cluster start it", a.pg.DataDir)
 	case stopping:
-		wait, cancel := a.share(ctx, 0.5)
-		defer cancel()
-		if err := a.awaitLingering(wait, f.postmaster.Process); err != nil {
-			a.log.Warn("ending the old postmaster", "reason", err)
-			if err := a.endLingering(ctx, f.postmaster.Process); err != nil {
-				return err
-			}
+		if err := a.seeOff(ctx, f.postmaster.Process); err != nil {
+			return err
 		}
 	case ambiguousUp:
 		wait, cancel := a.share(ctx, 0.5)
 		defer cancel()
-		if err := a.poll(wait, "the old postmaster to end", 5*time.Millisecond, func() (bool, error) { return !f.postmaster.Alive(), nil }); err != nil {
+		err := a.poll(wait, "the old postmaster to end", 5*time.Millisecond, func() (bool, error) {
+			now, err := a.look()
+			if err == nil && now.role == standby {
+				return true, nil // it was not an old one
+			}
+			return !f.postmaster.Alive(), nil
+		})
+		if err != nil {
 			return err
+		}
+		if f, err = a.look(); err == nil && f.role == standby {
+			return a.started(ctx)
 		}
 	}
 	if err := a.startAsStandby(ctx); err != nil {
@@ -70,7 +77,8 @@ func (a *Agent) startAsStandby(ctx context.Context) error {
 	if err != nil {
 		return ocf.Errorf(ocf.ErrInstalled, "%w", err)
 	}
-	changed := a.settleOwnClaims(ctl)
+	changed := a.identify(ctl)
+	changed = a.settleOwnClaims(ctl) || changed
 	if ctl.State == pgdisk.ShutDown {
 		// Also how a fresh cluster gets its first primary: the one that was stopped cleanly as one.
 		note, err := a.noteFromDisk(ctl)
@@ -82,8 +90,9 @@ func (a *Agent) startAsStandby(ctx context.Context) error {
 			a.details["note"] = note.String()
 		}
 	}
-	rec := &journal.InstanceRecord{DataDir: a.pg.RealDataDir(), Owner: a.pg.Owner.Name, UID: a.pg.Owner.UID}
-	if a.state.Instance == nil || *a.state.Instance != *rec {
+	o := a.pg.Owner
+	rec := &journal.InstanceRecord{DataDir: a.pg.RealDataDir(), Owner: o.Name, UID: o.UID, GID: o.GID, Groups: o.Groups, Home: o.Home}
+	if a.state.Instance == nil || !reflect.DeepEqual(a.state.Instance, rec) {
 		a.state.Instance, changed = rec, true
 	}
 	if changed {
@@ -155,6 +164,7 @@ func (a *Agent) started(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	a.learnRecorded(ctx)
 	a.confirmOwnNote(ctx)
 	score, _ := baton.Score(baton.Standing{OwnNote: a.ownNote(), Starting: true})
 	if a.state.Refusal != nil {
@@ -170,6 +180,23 @@ func (a *Agent) started(ctx context.Context) error {
 		a.log.Warn("promotion score not set", "error", err)
 	}
 	return nil
+}
+
+// learnRecorded takes over the claims that were made while this node ran no instance.
+func (a *Agent) learnRecorded(ctx context.Context) {
+	list, err := a.cluster.RecordedClaims(ctx, a.state.SystemID)
+	if err != nil {
+		a.log.Warn("claims in the cluster's configuration cannot be read", "error", err)
+		return
+	}
+	merged := baton.MergeClaims(a.state.Claims, list)
+	if slices.Equal(merged, a.state.Claims) {
+		return
+	}
+	a.state.Claims = merged
+	if err := a.save("learn"); err != nil {
+		a.log.Error("what the others know is not saved", "error", err)
+	}
 }
 
 func startupProcess(pm postgres.Postmaster) (postgres.Process, bool) {

@@ -26,15 +26,8 @@ func (a *Agent) stop(ctx context.Context) error {
 		}
 	}
 	if f.postmaster.PID != 0 && f.postmaster.Alive() {
-		// Its data is safe; it may still archive or feed a standby. Then it must go.
-		some, cancel := a.share(ctx, 0.5)
-		err := a.awaitLingering(some, f.postmaster.Process)
-		cancel()
-		if err != nil {
-			a.log.Warn("ending the old postmaster", "reason", err)
-			if err := a.endLingering(ctx, f.postmaster.Process); err != nil {
-				return ocf.Errorf(ocf.ErrGeneric, "%w", err)
-			}
+		if err := a.seeOff(ctx, f.postmaster.Process); err != nil {
+			return ocf.Errorf(ocf.ErrGeneric, "%w", err)
 		}
 	}
 	if n, err := a.killLeftovers(ctx); err != nil {

@@ -10,6 +10,7 @@ import (
 // own; what it says of others is hearsay that [MergeClaims] and [Note.NewerThan] put in order.
 type Bulletin struct {
 	Node      string
+	SystemID  uint64     // of the database cluster that it speaks of; 0: a release that did not say
 	Note      *Note      // the newest note this node knows of, durably
 	Claims    []Claim    // the claims it knows of, durably
 	Challenge *Challenge // what this node asks, as the target of a promotion

@@ -18,6 +18,9 @@ const codecVersion = "1"
 //	1;node=n1;note=clean,7563…,3,0/3000028,0/30000A0,9ab01234,n1,3f2a…;claim=7,4,3,0/30000A0,n2,…
 func (b Bulletin) Encode() string {
 	out := []string{codecVersion, "node=" + url.QueryEscape(b.Node)}
+	if b.SystemID != 0 {
+		out = append(out, "system="+u(b.SystemID))
+	}
 	if n := b.Note; n != nil {
 		out = append(out, "note="+strings.Join([]string{
 			string(n.Kind), u(n.SystemID), u(uint64(n.Timeline)), n.Start.String(), n.End.String(), crc(n.CRC), url.QueryEscape(n.Node), n.Nonce,
@@ -38,6 +41,23 @@ func (b Bulletin) Encode() string {
 		}, ","))
 	}
 	return strings.Join(out, ";")
+}
+
+// EncodeClaim packs a claim alone, as [Bulletin.Encode] does, with the system identifier of its database cluster.
+func EncodeClaim(systemID uint64, c Claim) string {
+	return strings.Join([]string{codecVersion, "system=" + u(systemID), "claim=" + encodeClaim(c)}, ";")
+}
+
+// DecodeClaim reads what [EncodeClaim] wrote.
+func DecodeClaim(s string) (systemID uint64, c Claim, err error) {
+	b, err := Decode(s + ";node=-")
+	if err == nil && len(b.Claims) != 1 {
+		err = fmt.Errorf("claim %q: expected one claim", s)
+	}
+	if err != nil {
+		return 0, Claim{}, err
+	}
+	return b.SystemID, b.Claims[0], nil
 }
 
 func encodeClaim(c Claim) string {
@@ -63,6 +83,8 @@ func Decode(s string) (Bulletin, error) {
 		switch key {
 		case "node":
 			b.Node = p.text()
+		case "system":
+			b.SystemID = p.num(64)
 		case "note":
 			b.Note = &Note{
 				Kind: NoteKind(p.raw()), SystemID: p.num(64), Timeline: pgdisk.TimelineID(p.num(32)),

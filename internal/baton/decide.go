@@ -30,7 +30,9 @@ type Question struct {
 	Bulletins    []Bulletin // the newest of every node that can be seen, its own included
 	Challenge    Challenge  // in force; the zero value for a lone promotion
 	Participants []string   // nodes known to run an instance, as far as they belong to the cluster
-	Available    []string   // nodes that Pacemaker calls online
+	Available    []string   // nodes from which an answer may be expected: online, with an instance
+	Recorded     []string   // nodes that have the claim in their copy of the cluster's configuration; see [Question.stored]
+	Demoted      string     // the node whose primary this plan demotes and does not stop, "" if there is none: it must answer
 	Settled      bool       // no further answer is worth waiting for
 	Lone         bool       // run by hand, without a plan: nobody answers
 	Ordered      *Order     // a person's order to promote Self in spite of a loss
@@ -45,7 +47,9 @@ type Verdict struct {
 	Avoid    []Claim // timelines that need a history file so that PostgreSQL starts the one that is claimed
 	Answered bool    // with Wait: the answers are there, only WAL is missing
 	Behind   bool    // with Wait: WAL is missing, whether the answers are there or not
-	Missing  int64   // bytes of WAL that the last primary is known to have had and Self lacks, in an election
+	// Unreachable, with Wait: no quorum can come of the nodes that may still answer.
+	Unreachable bool
+	Missing     int64 // bytes of WAL that the last primary is known to have had and Self lacks, in an election
 }
 
 // Decide is the rule by which an instance becomes primary.
@@ -69,16 +73,6 @@ func Decide(q Question) Verdict {
 	}
 
 	answers := answersTo(q)
-	need := Quorum(len(q.Participants))
-	if len(answers) < need {
-		v := wait("%d of %d participants stored the claim, %d needed; silent: %s", len(answers), len(q.Participants), need, names(silent(q, answers)))
-		if note != nil && behind(*note, q.Self) {
-			// Answers would not help it.
-			v.Reason = fmt.Sprintf("%v; %s", Proof(*note, q.Self), v.Reason)
-			v.Behind = true
-		}
-		return v
-	}
 	avoid := avoid(q, know)
 	if q.Ordered != nil && q.Ordered.Stake == know.Stake(q.Challenge.Nonce) {
 		lost := missing(q.Self, know)
@@ -86,6 +80,18 @@ func Decide(q Question) Verdict {
 			Outcome: Promote, Avoid: avoid, Missing: lost,
 			Reason: fmt.Sprintf("%s ordered it and accepted a loss of at least %d bytes of WAL", q.Ordered.By, lost),
 		}
+	}
+	need := Quorum(len(q.Participants))
+	if stored := q.stored(answers); stored < need {
+		lack := silent(q, answers)
+		v := wait("%d of %d participants stored the claim, %d needed; silent: %s", stored, len(q.Participants), need, names(lack))
+		v.Unreachable = stored+len(lack) < need
+		if note != nil && behind(*note, q.Self) {
+			// Answers would not help it.
+			v.Reason = fmt.Sprintf("%v; %s", Proof(*note, q.Self), v.Reason)
+			v.Behind = true
+		}
+		return v
 	}
 	if note != nil {
 		if err := Proof(*note, q.Self); err != nil {
@@ -99,6 +105,18 @@ func Decide(q Question) Verdict {
 		return Verdict{Outcome: Promote, Note: note, Avoid: avoid, Reason: fmt.Sprintf("%s has everything: the %s", q.Self.Node, note)}
 	}
 	return elect(q, know, answers, avoid, noteErr)
+}
+
+// stored counts the participants that are known to have the claim on disk: those that answered, and those that have it in
+// their copy of the cluster's configuration, where the target puts it when too few nodes run an instance to answer.
+func (q Question) stored(answers map[string]Answer) int {
+	n := len(answers)
+	for _, node := range q.Recorded {
+		if _, ok := answers[node]; !ok && slices.Contains(q.Participants, node) {
+			n++
+		}
+	}
+	return n
 }
 
 // behind reports whether more WAL of its timeline could give a candidate the record that the note names.
@@ -139,6 +157,10 @@ func decideLone(q Question, know Knowledge, note *Note) Verdict {
 func elect(q Question, know Knowledge, answers map[string]Answer, avoid []Claim, noteErr error) Verdict {
 	if s := silent(q, answers); len(s) > 0 && !q.Settled {
 		return wait("no answer yet from %s", names(s))
+	}
+	if _, ok := answers[q.Demoted]; q.Demoted != "" && !ok {
+		// It was demoted as the plan said, so that it knows how it ended; a choice without its word could lose what it has.
+		return wait("%s was primary and is there, but says neither how it ended nor how far it is", q.Demoted)
 	}
 	for node, a := range answers {
 		if node == q.Self.Node || a.Unfit != "" || a.SystemID != q.Self.SystemID || diverged(a, q.Self, know) {

@@ -59,3 +59,7 @@ func OrderAttribute(resource string) string { return "pgbaton-order-" + resource
 
 // BulletinAttribute is the private attribute that holds a node's bulletin.
 func BulletinAttribute(resource string) string { return "pgbaton-" + resource }
+
+// ClaimAttribute is the permanent attribute of a node that holds the last claim it had to make while too few nodes ran an
+// instance to store it.
+func ClaimAttribute(resource string) string { return "pgbaton-claim-" + resource }

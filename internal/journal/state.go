@@ -17,6 +17,7 @@ const Root = "/var/lib/pgbaton"
 // State is what a node knows durably.
 type State struct {
 	Version      int             `json:"version"`
+	SystemID     uint64          `json:"system_id,omitempty"` // of the database cluster that all of this is about
 	Note         *baton.Note     `json:"note,omitempty"`
 	Claims       []baton.Claim   `json:"claims,omitempty"`
 	Participants []string        `json:"participants,omitempty"` // nodes ever seen with a bulletin
@@ -27,9 +28,12 @@ type State struct {
 // InstanceRecord is where the instance was when it last started: stop and monitor rely on it when the parameters are
 // broken or were changed under a running server.
 type InstanceRecord struct {
-	DataDir string `json:"data_dir"` // without symbolic links
-	Owner   string `json:"owner"`
-	UID     uint32 `json:"uid"`
+	DataDir string   `json:"data_dir"` // without symbolic links
+	Owner   string   `json:"owner"`
+	UID     uint32   `json:"uid"`
+	GID     uint32   `json:"gid,omitempty"`
+	Groups  []uint32 `json:"groups,omitempty"`
+	Home    string   `json:"home,omitempty"`
 }
 
 const stateVersion = 1

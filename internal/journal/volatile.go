@@ -21,11 +21,12 @@ type Volatile struct {
 	Stopped    bool             `json:"stopped,omitempty"`     // stop ended the instance: that it is down is no crash, whatever pg_control says
 	Challenge  string           `json:"challenge,omitempty"`   // nonce this node asked with last, as a target
 	Asked      *Asked           `json:"asked,omitempty"`       // a challenge published ahead of the attempt it is for
+	Recorded   string           `json:"recorded,omitempty"`    // nonce of this node's claim that is in the cluster's configuration
+	Forgotten  bool             `json:"forgotten,omitempty"`   // and it was seen to be there no more
 	Heard      *Heard           `json:"heard,omitempty"`       // what the verdict of pre-promote rested on
 	Asking     *baton.Challenge `json:"asking,omitempty"`      // the challenge in this node's bulletin
 	LastAnswer *baton.Answer    `json:"last_answer,omitempty"` // the answer in it
-	Answered   string           `json:"answered,omitempty"`    // nonce of the challenge answered last
-	Position   string           `json:"position,omitempty"`    // of that answer, TIMELINE:LSN
+	AnsweredAt time.Time        `json:"answered_at,omitzero"`  // when this node answered a challenge last
 	Refused    time.Time        `json:"refused,omitzero"`      // when a crashed primary left the role to others
 	Primary    *pgdisk.Position `json:"primary,omitempty"`     // how far the primary had written, by its last monitor
 	Score      string           `json:"score,omitempty"`       // the promotion score set last

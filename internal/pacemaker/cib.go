@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"time"
 )
 
 // ScoreInCIB returns the transient promotion score of a resource on a node as this
@@ -52,16 +53,64 @@ func scoreInCIB(ctx context.Context, r Runner, node, resource, where string) (Sc
 	return 0, false, nil
 }
 
-// LocalNode returns the name of this node, for actions that are not told it by
-// Pacemaker.
-func LocalNode(ctx context.Context, r Runner) (string, error) {
-	out, err := r.Run(ctx, "crm_node", "--name")
+// SetPermanent sets a permanent attribute of a node in the CIB, and so on the disk of every node that is online. Like every
+// change of the configuration it aborts a transition that is under way. It returns once the DC's copy shows the value.
+func SetPermanent(ctx context.Context, r Runner, dc, node, name, value string) error {
+	if err := checkAttribute(name, value); err != nil {
+		return err
+	}
+	if _, err := r.Run(ctx, "crm_attribute", "--node="+node, "--name="+name, "--update="+value, "--lifetime=forever"); err != nil {
+		return wrap(err, "set permanent attribute %s of %s", name, node)
+	}
+	for {
+		values, err := permanent(ctx, r, name, "--node="+dc)
+		if err == nil && values[node] == value {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("permanent attribute %s of %s is not in the CIB of %s, the DC: %w (%v)", name, node, dc, ctx.Err(), err)
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+}
+
+// DeletePermanent removes a permanent attribute of a node. That it is not there is no error.
+func DeletePermanent(ctx context.Context, r Runner, node, name string) error {
+	if err := checkAttribute(name, "-"); err != nil {
+		return err
+	}
+	_, err := r.Run(ctx, "crm_attribute", "--node="+node, "--name="+name, "--delete", "--lifetime=forever")
+	if ExitStatus(err) == exitNoSuch {
+		return nil
+	}
+	return wrap(err, "delete permanent attribute %s of %s", name, node)
+}
+
+// Permanent returns the values of a permanent attribute by node name, as this node's copy of the CIB has them.
+func Permanent(ctx context.Context, r Runner, name string) (map[string]string, error) {
+	return permanent(ctx, r, name, "--local")
+}
+
+func permanent(ctx context.Context, r Runner, name, where string) (map[string]string, error) {
+	if err := checkAttribute(name, "-"); err != nil {
+		return nil, err
+	}
+	out, err := r.Run(ctx, "cibadmin", "--query", where, "--scope=nodes")
 	if err != nil {
-		return "", fmt.Errorf("ask for the name of this node: %w", err)
+		return nil, wrap(err, "read permanent attribute %s", name)
 	}
-	name := strings.TrimSpace(string(out))
-	if name == "" || strings.ContainsAny(name, " \n") {
-		return "", fmt.Errorf("ask for the name of this node: crm_node answered %q: expected one name", out)
+	root, err := parseXML(out)
+	if err != nil {
+		return nil, fmt.Errorf("read permanent attribute %s: cibadmin's answer is not XML: %w", name, err)
 	}
-	return name, nil
+	values := map[string]string{}
+	for n := range root.all("node") {
+		for nv := range n.all("nvpair") {
+			if nv.attr("name") == name && nv.attr("value") != "" {
+				values[n.attr("uname")] = nv.attr("value")
+			}
+		}
+	}
+	return values, nil
 }

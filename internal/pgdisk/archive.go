@@ -28,7 +28,7 @@ func ArchiveBacklog(dataDir string) ([]string, error) {
 	}
 	var names []string
 	for _, e := range entries {
-		if name, ok := strings.CutSuffix(e.Name(), ".ready"); ok && archivable(name) {
+		if name, ok := strings.CutSuffix(e.Name(), ".ready"); ok && Archivable(name) {
 			names = append(names, name)
 		}
 	}
@@ -45,9 +45,10 @@ func ArchiveBacklog(dataDir string) ([]string, error) {
 	return names, nil
 }
 
-// archivable: the server passes over names that cannot be WAL (MIN_XFN_CHARS,
-// MAX_XFN_CHARS and VALID_XFN_CHARS in src/include/postmaster/pgarch.h).
-func archivable(name string) bool {
+// Archivable says whether a name may be that of a WAL file. The server passes over all
+// others (MIN_XFN_CHARS, MAX_XFN_CHARS and VALID_XFN_CHARS in
+// src/include/postmaster/pgarch.h).
+func Archivable(name string) bool {
 	return len(name) >= 16 && len(name) <= 40 &&
 		strings.Trim(name, "0123456789ABCDEF.abchikloprstuy") == ""
 }

@@ -180,6 +180,17 @@ func (r *reader) firstIn(seg LSN) (LSN, error) {
 	return 0, r.invalid(ErrNoRecord, seg, "a record that begins in this segment", "")
 }
 
+// FirstRecordIn is where the first record begins that begins in the segment of lsn, along the history of timeline tli: a
+// record boundary from which [WAL.FindEnd] may start where it is known otherwise that WAL is valid up to lsn.
+func (w *WAL) FirstRecordIn(tli TimelineID, lsn LSN) (LSN, error) {
+	r, err := w.reader(context.Background(), tli, readAheadOne)
+	if err != nil {
+		return 0, err
+	}
+	defer r.close()
+	return r.firstIn(r.segmentOf(lsn))
+}
+
 // removed is an error if the segment of from is not there, but a later one of the same
 // line is: then from is not where the WAL ends, it is where it is already forgotten.
 func (r *reader) removed(from LSN) error {

@@ -49,8 +49,17 @@ func (i *Instance) ConfiguredValue(ctx context.Context, name string) (string, er
 }
 
 // complaint picks what is wrong out of the lines that a server says before it gives up. Of a configuration file with
-// errors it is what was said first; the last line, FATAL, only says that there were errors.
+// errors it is what was said first; the last line, FATAL, only says that there were errors. A token of the file that the
+// server could not read is left out: it may be a piece of a password that was not quoted.
 func complaint(text string) string {
+	said := whatServerSaid(text)
+	if before, _, ok := strings.Cut(said, ", near token"); ok {
+		return before
+	}
+	return said
+}
+
+func whatServerSaid(text string) string {
 	first := ""
 	for line := range strings.Lines(text) {
 		if _, said, ok := strings.Cut(line, " LOG:  "); ok && first == "" && !strings.HasPrefix(said, "skipping missing configuration file") {
@@ -102,6 +111,9 @@ func (i *Instance) Shell(ctx context.Context, line string) error {
 
 // run runs a program as the server's user in the data directory. Its whole process group ends with the context.
 func (i *Instance) run(ctx context.Context, path string, args ...string) (string, error) {
+	if !i.Owner.Known() {
+		return "", fmt.Errorf("%s: %w", filepath.Base(path), ErrUnknownAccount)
+	}
 	cmd := exec.CommandContext(ctx, path, args...)
 	cmd.Dir, cmd.Env = i.DataDir, i.Owner.env()
 	var out, errs bytes.Buffer

@@ -13,6 +13,9 @@ import (
 // Spawn starts the server in a session of its own and does not wait for anything: a postmaster under way is what
 // [Instance.Postmaster] finds. It goes on when the agent's process group is killed.
 func (i *Instance) Spawn() (Process, error) {
+	if !i.Owner.Known() {
+		return Process{}, fmt.Errorf("starting %s: %w", filepath.Join(i.BinDir, "postgres"), ErrUnknownAccount)
+	}
 	log, err := i.openLog()
 	if err != nil {
 		return Process{}, err

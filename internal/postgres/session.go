@@ -124,10 +124,13 @@ func (s *Session) InRecovery(ctx context.Context) (bool, error) {
 
 // StandbyView is what a standby says of itself.
 type StandbyView struct {
-	Replayed  pgdisk.LSN // end of the last replayed record
-	Streaming bool       // the WAL receiver is connected, to another server
+	Replayed pgdisk.LSN // end of the last replayed record
+	// Received is up to where the WAL receiver has flushed WAL to disk, or a segment's start at or before that
+	// (RequestXLogStreaming in src/backend/replication/walreceiverfuncs.c); 0 if it never ran. It says that WAL up to there
+	// is valid, not where it ends.
+	Received  pgdisk.LSN
+	Streaming bool // the WAL receiver is connected, to another server
 	Timeline  pgdisk.TimelineID
-	Paused    bool // replay is paused
 	// Itself: the WAL receiver is connected to this very server. That is what becomes of an old primary that still holds
 	// the virtual IP its primary_conninfo names; it looks like a healthy standby and receives nothing.
 	Itself bool
@@ -139,7 +142,7 @@ func (s *Session) Standby(ctx context.Context) (StandbyView, error) {
 	r, err := s.Row(ctx, `select coalesce(pg_catalog.pg_last_wal_replay_lsn()::text, '0/0'),
   coalesce((select status = 'streaming' from pg_catalog.pg_stat_wal_receiver), false),
   coalesce((select received_tli from pg_catalog.pg_stat_wal_receiver), 0),
-  pg_catalog.pg_is_wal_replay_paused(),
+  coalesce(pg_catalog.pg_last_wal_receive_lsn()::text, '0/0'),
   coalesce((select conninfo from pg_catalog.pg_stat_wal_receiver), ''),
   coalesce((select pg_catalog.string_agg(application_name, E'\n') from pg_catalog.pg_stat_replication), '')`)
 	if err != nil {
@@ -148,7 +151,10 @@ func (s *Session) Standby(ctx context.Context) (StandbyView, error) {
 	if v.Replayed, err = pgdisk.ParseLSN(r[0]); err != nil {
 		return v, err
 	}
-	v.Streaming, v.Paused = r[1] == "t", r[3] == "t"
+	if v.Received, err = pgdisk.ParseLSN(r[3]); err != nil {
+		return v, err
+	}
+	v.Streaming = r[1] == "t"
 	var tli uint32
 	fmt.Sscan(r[2], &tli)
 	v.Timeline = pgdisk.TimelineID(tli)

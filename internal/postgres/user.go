@@ -82,6 +82,12 @@ func numbers(list []string) []uint32 {
 	return out
 }
 
+// Known reports whether the account was found: whoever runs a program as it needs its groups too.
+func (a Account) Known() bool { return len(a.Groups) > 0 }
+
+// ErrUnknownAccount says that nothing can be run as the server's user, since nobody says which groups it is in.
+var ErrUnknownAccount = errors.New("the server's user cannot be looked up now: is the name service down?")
+
 // credential makes a child run as the account, or nil where this process cannot or need not change its user.
 func (a Account) credential() *syscall.Credential {
 	if os.Geteuid() != 0 {

@@ -1,0 +1,353 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/pgbaton/pgbaton/internal/baton"
+	"github.com/pgbaton/pgbaton/internal/journal"
+	"github.com/pgbaton/pgbaton/internal/ocf"
+	"github.com/pgbaton/pgbaton/internal/pacemaker"
+	"github.com/pgbaton/pgbaton/internal/pgdisk"
+	"github.com/pgbaton/pgbaton/internal/postgres"
+)
+
+// These tests run one action's part against a real server. Of Pacemaker there is only a memory of what was published: what
+// the cluster makes of it is tested in e2e.
+
+const serverBin = "/usr/lib/postgresql/15/bin"
+
+// memory is a cluster of one node that does as it is told.
+type memory struct {
+	Cluster
+	published []baton.Bulletin
+}
+
+func (m *memory) Publish(_ context.Context, b baton.Bulletin) error {
+	m.published = append(m.published, b)
+	return nil
+}
+
+func (m *memory) Bulletins(context.Context) ([]baton.Bulletin, error) { return m.published, nil }
+
+func (m *memory) SetScore(context.Context, string, pacemaker.Score) error { return nil }
+
+func (m *memory) DeleteScore(context.Context, string) error { return nil }
+
+func (m *memory) Managed(context.Context) (bool, error) { return true, nil }
+
+func (m *memory) RecordedClaims(context.Context, uint64) ([]baton.Claim, error) { return nil, nil }
+
+// place is a directory for servers that the user postgres can reach.
+type place struct {
+	t   *testing.T
+	dir string
+}
+
+func newPlace(t *testing.T) place {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Fatal("servers run as another user: run this test as root")
+	}
+	dir, err := os.MkdirTemp("", "pgbaton")
+	if err == nil {
+		err = os.Chmod(dir, 0o777)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	return place{t, dir}
+}
+
+func (p place) instance(name, port string, args ...string) *postgres.Instance {
+	p.t.Helper()
+	owner, err := postgres.LookupAccount("postgres")
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	data := filepath.Join(p.dir, name)
+	i := &postgres.Instance{
+		DataDir: data, ConfigDir: data, BinDir: serverBin, SocketDir: p.dir, Port: 5433, LogFile: filepath.Join(p.dir, name+".log"), Owner: owner,
+		StartArgs: append([]string{"-c", "port=" + port, "-c", "unix_socket_directories=" + p.dir, "-c", "listen_addresses=", "-c", "fsync=off"}, args...),
+	}
+	p.t.Cleanup(func() { i.KillLeftovers(context.Background()) })
+	return i
+}
+
+func (p place) run(i *postgres.Instance, program string, args ...string) {
+	p.t.Helper()
+	cmd := exec.Command(filepath.Join(serverBin, program), args...)
+	cmd.Dir = "/"
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: i.Owner.UID, Gid: i.Owner.GID}}
+	if out, err := cmd.CombinedOutput(); err != nil {
+		p.t.Fatalf("%s: %v: %s", program, err, out)
+	}
+}
+
+// primary makes a server and starts it.
+func (p place) primary(args ...string) *postgres.Instance {
+	p.t.Helper()
+	i := p.instance("primary", "5433", args...)
+	p.run(i, "initdb", "-D", i.DataDir, "-U", "postgres", "-A", "trust", "--no-sync")
+	p.start(i, "ready")
+	return i
+}
+
+// clone takes a base backup of it, which has never run.
+func (p place) clone(of *postgres.Instance) *postgres.Instance {
+	p.t.Helper()
+	i := p.instance("clone", "5434")
+	i.Port = 5434
+	p.run(i, "pg_basebackup", "-h", of.SocketDir, "-p", "5433", "-U", "postgres", "-D", i.DataDir, "-R", "-c", "fast", "--no-sync")
+	return i
+}
+
+func (p place) start(i *postgres.Instance, status string) postgres.Postmaster {
+	p.t.Helper()
+	if _, err := i.Spawn(); err != nil {
+		p.t.Fatal(err)
+	}
+	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+		if pm, err := i.Postmaster(); err == nil && pm.Status == status {
+			return pm
+		}
+	}
+	text, _ := os.ReadFile(i.LogFile)
+	p.t.Fatalf("the server of %s is not %q after 20 s: %s", i.DataDir, status, text)
+	return postgres.Postmaster{}
+}
+
+// agent is one that runs an action on an instance.
+func (p place) agent(i *postgres.Instance, node, action string) (*Agent, *memory) {
+	p.t.Helper()
+	m := &memory{}
+	a := &Agent{
+		pg: i, cluster: m, clock: realClock{}, log: &Log{Logger: slog.New(fanout(nil))},
+		store: journal.Store{Dir: filepath.Join(p.dir, "state-"+node)}, details: map[string]string{}, stderr: p.t.Output(), began: time.Now(),
+	}
+	a.inv = ocf.Invocation{Action: action, Node: node, Resource: filepath.Base(p.dir) + "-" + node}
+	p.t.Cleanup(func() { os.RemoveAll(journal.RunDir(a.inv.Resource)) })
+	return a, m
+}
+
+func within(t *testing.T, d time.Duration) context.Context {
+	ctx, cancel := context.WithTimeout(t.Context(), d)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+// Ensure a standby that was started on a crashed primary's data directory is never taken for a primary, also while its
+// postmaster has not written its status yet: it would answer that it is writable, and spoil the takeover.
+func TestLook_CrashedThenStandby(t *testing.T) {
+	p := newPlace(t)
+	i := p.primary("-c", "shared_buffers=1GB", "-c", "shared_preload_libraries=auto_explain")
+	if _, err := i.KillLeftovers(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := i.SetStandbySignal(); err != nil {
+		t.Fatal(err)
+	}
+	a, _ := p.agent(i, "n1", "monitor")
+	if _, err := i.Spawn(); err != nil {
+		t.Fatal(err)
+	}
+	seen := map[role]int{}
+	for end := time.Now().Add(time.Second); time.Now().Before(end); time.Sleep(time.Millisecond / 2) {
+		f, err := a.look()
+		if err != nil {
+			continue
+		}
+		seen[f.role]++
+		if f.role == primary {
+			t.Fatalf("taken for a primary: postmaster's status %q, pg_control %q", f.postmaster.Status, f.control.State)
+		}
+	}
+	if seen[standby] == 0 {
+		t.Errorf("roles seen: %v; never a standby, so this shows nothing", seen)
+	}
+}
+
+// Ensure a clone that never ran leaves no note, although its pg_control, a copy of the primary's, says "in production":
+// the note would stand in the way of every takeover from the primary, which lives. A primary that crashed does leave one.
+func TestStop_CloneThatNeverRan(t *testing.T) {
+	p := newPlace(t)
+	clone := p.clone(p.primary())
+	ctl, err := pgdisk.ReadControl(clone.DataDir)
+	if err != nil || ctl.State != pgdisk.InProduction {
+		t.Fatalf("pg_control of the clone: %v, %v; this shows nothing", ctl.State, err)
+	}
+	a, m := p.agent(clone, "n3", "stop")
+	if err := a.stop(within(t, 20*time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	if a.state.Note != nil || len(m.published) > 0 {
+		t.Errorf("note %v, published %d bulletins; want none", a.state.Note, len(m.published))
+	}
+
+	a.state.Claims = []baton.Claim{{Seq: 1, Timeline: 1, Node: "n3", Nonce: "c", State: baton.Effective}}
+	if err := a.stop(within(t, 20*time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	if a.state.Note == nil || a.state.Note.Kind != baton.Crash || a.state.Note.Timeline != 1 {
+		t.Errorf("note of a crashed primary: %v; want a crash note of timeline 1", a.state.Note)
+	}
+}
+
+// Ensure the sentinel does not start what Pacemaker has just stopped. A stop that had to use force leaves a pg_control
+// like that of a crash, and the cluster's status shows the instance for a moment longer.
+func TestSentinel_AfterStop(t *testing.T) {
+	p := newPlace(t)
+	i := p.clone(p.primary())
+	pm := p.start(i, "ready")
+	for end := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		ctl, err := pgdisk.ReadControl(i.DataDir)
+		if err == nil && ctl.State == pgdisk.InArchiveRecovery {
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatalf("pg_control of the standby: %v, %v", ctl.State, err)
+		}
+	}
+	if _, err := i.KillLeftovers(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	sentinel := func() {
+		t.Helper()
+		a, _ := p.agent(i, "n3", sentinelAction)
+		var revivals []time.Time
+		if err := a.mourn(within(t, 20*time.Second), pm, &revivals); err != nil {
+			t.Fatal(err)
+		}
+	}
+	stop, _ := p.agent(i, "n3", "stop")
+	if err := stop.stop(within(t, 20*time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	sentinel()
+	time.Sleep(100 * time.Millisecond)
+	if pm, err := i.Postmaster(); !errors.Is(err, postgres.ErrNotRunning) {
+		t.Fatalf("a stopped instance runs again: pid %d, %v", pm.PID, err)
+	}
+
+	// Of a crash it does.
+	a, _ := p.agent(i, "n3", "monitor")
+	a.vol.Stopped = false
+	a.saveVolatile()
+	sentinel()
+	if _, err := i.Postmaster(); err != nil {
+		t.Errorf("a crashed standby: %v; want it started again", err)
+	}
+}
+
+// Ensure a state that cannot be read is not written over: what a newer release, or this one before a disk error, knew
+// would be lost, and the node would say that it had stored what it has not.
+func TestState_NotOverwritten(t *testing.T) {
+	p := newPlace(t)
+	a, m := p.agent(&postgres.Instance{DataDir: p.dir}, "n1", "notify")
+	path := filepath.Join(a.store.Dir, "state.json")
+	const newer = `{"version":2,"claims":["from a newer release"]}`
+	if err := errors.Join(os.MkdirAll(a.store.Dir, 0o755), os.WriteFile(path, []byte(newer), 0o644)); err != nil {
+		t.Fatal(err)
+	}
+	if err := a.loadState(); err == nil {
+		t.Fatal("it was read")
+	}
+	challenge := &baton.Challenge{Nonce: "q", Claim: baton.Claim{Seq: 9, Timeline: 8, Parent: 7, Node: "n2", Nonce: "q", State: baton.Intended}}
+	if err := a.answerTo(t.Context(), challenge); err == nil || !strings.Contains(err.Error(), path) {
+		t.Errorf("answer: %v; want an error that names %s", err, path)
+	}
+	if len(m.published) > 0 {
+		t.Error("it answered that it had stored the claim")
+	}
+	if got, _ := os.ReadFile(path); string(got) != newer {
+		t.Errorf("the file is now %s", got)
+	}
+}
+
+// Ensure that root removes nothing outside of pg_wal on behalf of the server's user, who may put a link where WAL waits to
+// be archived, and that a file which is no WAL does not hold up those that are.
+func TestArchiveKept_Links(t *testing.T) {
+	p := newPlace(t)
+	i := p.primary("-c", "archive_mode=on", "-c", "archive_command=true")
+	a, _ := p.agent(i, "n1", aftercareAction)
+	const segment = "000000010000000000000001"
+	victim := filepath.Join(p.dir, "victim")
+	keep := filepath.Join(i.DataDir, "pg_wal", keepDir)
+	if err := errors.Join(os.Mkdir(victim, 0o700), os.WriteFile(filepath.Join(victim, segment), nil, 0o600), os.Symlink(victim, keep)); err != nil {
+		t.Fatal(err)
+	}
+	if err := a.archiveKept(within(t, 10*time.Second)); err == nil {
+		t.Errorf("a link in place of %s: no error", keep)
+	}
+	if _, err := os.Stat(filepath.Join(victim, segment)); err != nil {
+		t.Errorf("removed through a link: %v", err)
+	}
+
+	if err := errors.Join(os.Remove(keep), os.Mkdir(keep, 0o700), os.WriteFile(filepath.Join(keep, "notes.txt"), nil, 0o600), os.WriteFile(filepath.Join(keep, segment), nil, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	if err := a.archiveKept(within(t, 10*time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(filepath.Join(keep, segment)); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("%s was not archived: %v", segment, err)
+	}
+	if _, err := os.Stat(filepath.Join(keep, "notes.txt")); err != nil {
+		t.Errorf("a file that is no WAL: %v; want it left alone", err)
+	}
+}
+
+// Ensure that nothing runs with root's group while the name service cannot say which groups the server's user is in.
+func TestInstance_UnknownAccount(t *testing.T) {
+	p := newPlace(t)
+	a, _ := p.agent(&postgres.Instance{}, "n1", "monitor")
+	a.env = ocf.Env{"OCF_RESKEY_system_user": "of-a-directory", "OCF_RESKEY_datadir": p.dir}
+	a.params, a.invalid = ocf.ParseParams(a.env)
+	a.state.Instance = &journal.InstanceRecord{DataDir: p.dir, Owner: "of-a-directory", UID: 12345}
+	if err := a.instance().Shell(t.Context(), "true"); !errors.Is(err, postgres.ErrUnknownAccount) {
+		t.Errorf("a record of a release that did not keep groups: %v; want %v", err, postgres.ErrUnknownAccount)
+	}
+	a.state.Instance.GID, a.state.Instance.Groups = 12346, []uint32{12346, 12347}
+	out := filepath.Join(p.dir, "out")
+	if err := a.instance().Shell(t.Context(), "id -u >"+out+"; id -G >>"+out); err != nil {
+		t.Fatal(err)
+	}
+	if got, _ := os.ReadFile(out); string(got) != "12345\n12346 12347\n" {
+		t.Errorf("runs as %q, want uid 12345 and groups 12346 12347", got)
+	}
+}
+
+// Ensure that after a pg_upgrade, which makes another database cluster on timeline 1, what was known of the old one does not
+// stand in the way.
+func TestIdentify(t *testing.T) {
+	p := newPlace(t)
+	a, m := p.agent(&postgres.Instance{DataDir: p.dir}, "n1", "start")
+	a.state.SystemID = 7
+	a.state.Note = &baton.Note{Kind: baton.Clean, SystemID: 7, Timeline: 7, Start: 0x100, End: 0x110, Node: "n1", Nonce: "old"}
+	a.state.Claims = []baton.Claim{{Seq: 8, Timeline: 7, Parent: 6, Node: "n1", Nonce: "c8", State: baton.Effective}}
+	a.state.Refusal = &baton.Refusal{Note: "old"}
+	a.state.Participants = []string{"n1", "n2"}
+	if a.identify(pgdisk.Control{SystemIdentifier: 7}) || a.state.Note == nil {
+		t.Error("the same database cluster: something changed")
+	}
+	m.published = []baton.Bulletin{{Node: "n2", SystemID: 7, Note: a.state.Note}, {Node: "n3", SystemID: 8}, {Node: "n4"}}
+	if !a.identify(pgdisk.Control{SystemIdentifier: 8}) || a.state.Note != nil || a.state.Claims != nil || a.state.Refusal != nil {
+		t.Errorf("another one: %+v; want nothing of the old one", a.state)
+	}
+	if len(a.state.Participants) != 2 {
+		t.Errorf("participants %v; want them kept", a.state.Participants)
+	}
+	list, err := a.bulletins(t.Context())
+	if err != nil || len(list) != 2 || list[0].Node != "n3" || list[1].Node != "n4" {
+		t.Errorf("bulletins %+v, %v; want those of n3 and n4", list, err)
+	}
+}
