@@ -68,9 +68,6 @@ func (c benchCmd) Run(ctx context.Context, common *common) error {
 		if err != nil {
 			return err
 		}
-		if err := boundConnects(ctx, l); err != nil {
-			return err
-		}
 		p, err := l.WaitPromoted(ctx, "")
 		if err != nil {
 			return err
@@ -302,17 +299,4 @@ func loadAverage() string {
 		return "unknown"
 	}
 	return strings.Join(strings.Fields(string(b))[:3], " ")
-}
-
-// boundConnects bounds, for both agents alike, how long a connection may take to be made, on all nodes. An old primary that comes back while the
-// virtual IP is still on its own node connects to itself; the address goes, with it the source of that connection, which
-// then hangs until the last SYN is sent, 127 s with Linux's default, since the WAL receiver knows no connect_timeout
-// (libpqrcv_connect in src/backend/replication/libpqwalreceiver).
-func boundConnects(ctx context.Context, l *lab.Lab) error {
-	for _, n := range l.Names {
-		if _, err := l.Run(ctx, n, "sh", "-c", "echo 1 >/proc/sys/net/ipv4/tcp_syn_retries"); err != nil {
-			return err
-		}
-	}
-	return nil
 }

@@ -194,7 +194,10 @@ func quoteConf(s string) string { return "'" + strings.ReplaceAll(s, "'", "''") 
 // configurePostgres writes a node's configuration as a user with this cluster would.
 func (l *Lab) configurePostgres(n string, standby bool) error {
 	o := l.Options
-	conninfo := "host=" + VIP + " user=replicator application_name=" + n
+	// An old primary that comes back while the address is still on its own node connects to itself; the address goes, with
+	// it the source of that connection, and the WAL receiver, which knows no connect_timeout (libpqrcv_connect in
+	// src/backend/replication/libpqwalreceiver), would wait for the last SYN: 127 s with Linux's default.
+	conninfo := "host=" + VIP + " tcp_user_timeout=3000 user=replicator application_name=" + n
 	if o.Direct {
 		// The walreceiver is a libpq client: it tries one after the other until it
 		// finds the primary.
