@@ -182,6 +182,7 @@ func (c *cluster) begin(t *testing.T, limit time.Duration, withLoad bool) *scena
 		t.Logf("reset: %v", err)
 		s.must(c.lab.Reset(ctx))
 	}
+	s.must(noRefusals(ctx, c.lab))
 	st := s.status()
 	s.old, s.fenced = st.Promoted()[0], fencings(t, c.lab)
 	n := len(c.lab.Names)
@@ -205,6 +206,24 @@ func (c *cluster) begin(t *testing.T, limit time.Duration, withLoad bool) *scena
 	}
 	s.stage("healthy, %s is primary", s.old)
 	return s
+}
+
+// noRefusals waits until every node may be promoted: a refusal of the scenario before is lifted by the next monitor.
+func noRefusals(ctx context.Context, l *lab.Lab) error {
+	ctx, cancel := context.WithTimeout(ctx, healLimit)
+	defer cancel()
+	return lab.Poll(ctx, 100*time.Millisecond, func() error {
+		st, err := l.Status(ctx)
+		if err != nil {
+			return lab.NotYet("%v", err)
+		}
+		for _, n := range st.Nodes {
+			if scoreOf(n) < 0 {
+				return lab.NotYet("%s has the score %q (%s)", n.Name, n.Score, n.Attributes["pgbaton-status-"+lab.Resource])
+			}
+		}
+		return nil
+	})
 }
 
 // stage prints how long the time until now took.

@@ -45,7 +45,7 @@ const archiveDir = "/var/lib/pgha/archive"
 func archiving() lab.Options {
 	return lab.Options{Direct: true, WALSegMB: 1, Conf: map[string]string{
 		"archive_mode":    "on",
-		"archive_command": "test ! -f " + archiveDir + "/%f && cp %p " + archiveDir + "/%f",
+		"archive_command": "if test -f " + archiveDir + "/%f; then cmp -s %p " + archiveDir + "/%f; else cp %p " + archiveDir + "/%f; fi",
 	}}
 }
 

@@ -176,6 +176,9 @@ func (k *killTest) begin(t *testing.T, plan killPlan) *attempt {
 			t.Fatal(err)
 		}
 	}
+	if err := noRefusals(ctx, k.lab); err != nil {
+		t.Fatal(err)
+	}
 	s, err := k.lab.Status(ctx)
 	if err != nil {
 		t.Fatal(err)

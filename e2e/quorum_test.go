@@ -30,14 +30,13 @@ func TestQuorum(t *testing.T) {
 		t.Logf("outage: %.0f ms", r.GapAfter("standby").Ms)
 	})
 	t.Run("the primary's node is lost while a standby is away", func(t *testing.T) {
-		s := c.begin(t, 4*time.Minute, true)
+		// Without load: what the lost node wrote and nobody received would be another story.
+		s := c.begin(t, 4*time.Minute, false)
 		was, target, away := s.timeline(s.old), s.others[0], s.others[1]
 		_, mark := s.markers()
 		s.away(away)
-		s.load.Mark("power off")
 		s.must(s.lab.Power(s.ctx, s.old, false))
 		s.newPrimary(was, target)
-		s.must(s.load.AwaitAck(s.within(roleLimit)))
 		s.logged(target, `it goes into the cluster's configuration`)
 		s.mark(target, mark)
 		s.stage("%s is primary, the only instance", target)
@@ -77,10 +76,8 @@ func TestQuorum(t *testing.T) {
 
 		s.must(s.lab.Power(s.ctx, target, true))
 		s.promoted(target)
-		s.must(s.load.AwaitAck(s.within(roleLimit)))
 		s.wasFenced()
 		s.streaming()
-		s.stopLoad()
 		s.lifted(s.old)
 		s.lifted(away)
 		s.await(2*time.Minute, func() error {

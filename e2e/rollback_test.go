@@ -213,6 +213,7 @@ func leaveToNobody(t *testing.T, c *cluster, l leave) {
 	for _, n := range s.others {
 		s.refused(n)
 		s.logged(n, `refusing the promotion.*reason=`)
+		s.wayOut(n)
 	}
 	s.must(s.lab.WaitIdle(s.within(roleLimit)))
 	if st := s.status(); len(st.Promoted()) != 0 {
@@ -305,6 +306,22 @@ func (s *scenario) refused(node string) {
 		return nil
 	})
 	s.stage("crm_mon -A: %s: %s", node, why)
+}
+
+// wayOut waits until a node that refused says what a person can do about it, in crm_mon -A and in pgbaton status.
+func (s *scenario) wayOut(node string) {
+	s.t.Helper()
+	want := regexp.MustCompile(`the way out: let ` + s.old + ` come back \(crm_standby -D -N NODE .*pgbaton promote --accept-data-loss ` + node)
+	s.await(roleLimit, func() error {
+		st, err := s.lab.Status(s.ctx)
+		if err != nil {
+			return lab.NotYet("%v", err)
+		}
+		if why := st.Node(node).Attributes["pgbaton-status-"+lab.Resource]; !want.MatchString(why) {
+			return lab.NotYet("crm_mon -A says of %s %q, expected %q", node, why, want)
+		}
+		return nil
+	})
 }
 
 // streamsFrom waits until a node streams from another.

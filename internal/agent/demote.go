@@ -41,6 +41,7 @@ func (a *Agent) demote(ctx context.Context) error {
 	if err := a.leaveNote(ctx, f); err != nil {
 		return err
 	}
+	a.change = a.change.Resolve(a.state.Note, true) // both ends say the same
 	a.record("done", "", false)
 	if a.plan.Leaves(a.inv.Node) || a.plan.Restarts(a.inv.Node) {
 		a.park()

@@ -36,7 +36,8 @@ func OpenLog(inv ocf.Invocation, env ocf.Env) *Log {
 	}
 	if c, err := net.DialTimeout("unixgram", "/dev/log", 50*time.Millisecond); err == nil {
 		l.closers = append(l.closers, c)
-		out = append(out, slog.NewTextHandler(&syslogWriter{c, inv.Resource}, &slog.HandlerOptions{ReplaceAttr: noTime}))
+		w := &syslogWriter{conn: c, resource: inv.Resource}
+		out = append(out, syslogHandler{slog.NewTextHandler(w, &slog.HandlerOptions{ReplaceAttr: noTime}), w})
 	}
 	node := inv.Node
 	if node == "" {
@@ -71,11 +72,42 @@ func noTime(_ []string, a slog.Attr) slog.Attr {
 type syslogWriter struct {
 	conn     net.Conn
 	resource string
+	level    slog.Level
 }
 
 func (w *syslogWriter) Write(p []byte) (int, error) {
-	_, err := fmt.Fprintf(w.conn, "<29>pgbaton(%s)[%d]: %s", w.resource, os.Getpid(), p)
+	_, err := fmt.Fprintf(w.conn, "<%d>pgbaton(%s)[%d]: %s", 3<<3|severity(w.level), w.resource, os.Getpid(), p)
 	return len(p), err
+}
+
+// severity is syslog's, so that journalctl -p finds what went wrong. What is worth a line is worth more than "info" there.
+func severity(l slog.Level) int {
+	switch {
+	case l >= slog.LevelError:
+		return 3
+	case l >= slog.LevelWarn:
+		return 4
+	}
+	return 5
+}
+
+// syslogHandler tells the writer of what severity the line is that it gets next. An agent logs from one goroutine.
+type syslogHandler struct {
+	slog.Handler
+	w *syslogWriter
+}
+
+func (h syslogHandler) Handle(ctx context.Context, r slog.Record) error {
+	h.w.level = r.Level
+	return h.Handler.Handle(ctx, r)
+}
+
+func (h syslogHandler) WithAttrs(attrs []slog.Attr) slog.Handler {
+	return syslogHandler{h.Handler.WithAttrs(attrs), h.w}
+}
+
+func (h syslogHandler) WithGroup(name string) slog.Handler {
+	return syslogHandler{h.Handler.WithGroup(name), h.w}
 }
 
 // fanout hands a record to several handlers.

@@ -431,7 +431,11 @@ func (a *Agent) mayLift(ctx context.Context, st baton.Standing, timeline pgdisk.
 	}
 	note, _ := know.Usable("")
 	if !primaryExists && !st.Streaming {
-		a.wayOut = fmt.Sprintf("; the way out: let the nodes that have more come back (lift a ban or standby), or pgbaton promote --accept-data-loss %s", a.inv.Node)
+		who := "the nodes that have more"
+		if know.Note != nil && know.Note.Node != a.inv.Node {
+			who = know.Note.Node
+		}
+		a.wayOut = fmt.Sprintf("; the way out: let %s come back (crm_standby -D -N NODE for a standby, crm_resource --clear -r CLONE for a ban), or pgbaton promote --accept-data-loss %s", who, a.inv.Node)
 	}
 	proven := false
 	if note != nil {

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"github.com/pgbaton/pgbaton/internal/baton"
@@ -42,7 +43,8 @@ func (a *Agent) assertStatus(ctx context.Context, text string) {
 // refuse takes this node out of the running for the attempt under way: Pacemaker drops the plan without a failure and
 // places the role elsewhere. It returns once the CIB shows the score, or a promote would race with it.
 func (a *Agent) refuse(ctx context.Context, reason string, note *baton.Note, seq uint64) error {
-	a.log.Warn("refusing the promotion", "change", a.change, "reason", reason)
+	way := a.wayBack()
+	a.log.Warn("refusing the promotion", "change", a.change, "reason", reason, "way_out", way)
 	a.state.Refusal = &baton.Refusal{Claim: seq, Reason: reason}
 	if note != nil {
 		a.state.Refusal.Note = note.Nonce
@@ -66,8 +68,18 @@ func (a *Agent) refuse(ctx context.Context, reason string, note *baton.Note, seq
 		return err
 	}
 	err := a.awaitForbidden(ctx, a.inv.Node)
-	a.assertStatus(ctx, "refused: "+reason)
+	a.assertStatus(ctx, "refused: "+reason+way)
 	return err
+}
+
+// wayBack is what a person can do where the old primary had to leave and is not coming back by itself, "" elsewhere.
+func (a *Agent) wayBack() string {
+	for _, n := range a.plan.Demote {
+		if n != a.inv.Node && a.plan.Leaves(n) {
+			return fmt.Sprintf("; if nobody is promoted: crm_standby -D -N %s, or start its cluster services", n)
+		}
+	}
+	return ""
 }
 
 // awaitForbidden waits until the DC's copy of the CIB shows the node's -INFINITY: only then is it certain that the DC's
