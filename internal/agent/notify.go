@@ -154,18 +154,19 @@ func (a *Agent) prePromoteOther(ctx context.Context) error {
 // target takes up a challenge that it published ahead by the same rule ([Agent.asked]), for somewhat longer, so that it
 // does not ask anew when nobody listens any more.
 func (a *Agent) answeredAhead(list []baton.Bulletin) bool {
-	challenge := a.targets(list)
-	if challenge == nil || !a.answered(list, challenge) || a.clock.Now().Sub(a.vol.AnsweredAt) > askedFor/2 {
-		return false
-	}
-	a.learn(list)
-	return challenge.Claim.Seq+1 == baton.NextSeq(a.state.Claims)
+	challenge := a.inForce(list)
+	return challenge != nil && a.answered(list, challenge) && a.clock.Now().Sub(a.vol.AnsweredAt) <= askedFor/2
 }
 
-// targets is the challenge that the target of the plan has published last.
-func (a *Agent) targets(list []baton.Bulletin) *baton.Challenge {
+// inForce is the challenge of the target of the plan. One that somebody else's attempt has followed was left by an attempt
+// that was cut short: its target asks anew, and an answer to it would be the wrong one.
+func (a *Agent) inForce(list []baton.Bulletin) *baton.Challenge {
 	for _, b := range list {
-		if b.Node == a.plan.Promote[0] {
+		if b.Node != a.plan.Promote[0] || b.Challenge == nil {
+			continue
+		}
+		a.learn(list)
+		if b.Challenge.Claim.Seq+1 == baton.NextSeq(a.state.Claims) {
 			return b.Challenge
 		}
 	}
@@ -233,11 +234,10 @@ func (a *Agent) challenge(ctx context.Context) (*baton.Challenge, error) {
 }
 
 func (a *Agent) unanswered(list []baton.Bulletin) *baton.Challenge {
-	challenge := a.targets(list)
+	challenge := a.inForce(list)
 	if challenge == nil || a.answered(list, challenge) {
 		return nil
 	}
-	a.learn(list)
 	return challenge
 }
 

@@ -189,12 +189,14 @@ func (a *Agent) ask(ctx context.Context, list []baton.Bulletin, sess *postgres.S
 		return c, err
 	}
 	own := &baton.Answer{Challenge: c.Nonce, SystemID: self.SystemID, Position: self.Position, Identity: self.Identity, Live: a.vol.Live, Saw: a.vol.Saw}
-	a.vol.Asking, a.vol.LastAnswer = &c, own
-	a.vol.Challenge, a.vol.Asked = c.Nonce, &journal.Asked{Challenge: c, At: a.clock.Now()}
+	a.vol.Asking, a.vol.LastAnswer, a.vol.Challenge, a.vol.Asked = &c, own, c.Nonce, nil
 	a.saveVolatile()
 	if err := a.publish(ctx, "publish-challenge", &c, own); err != nil {
 		return c, err
 	}
+	// Only now: a challenge that nobody has seen must be asked anew.
+	a.vol.Asked = &journal.Asked{Challenge: c, At: a.clock.Now()}
+	a.saveVolatile()
 	a.log.Info("asking for answers", "change", a.change, "claim", c.Claim, "position", self.Position)
 	return c, nil
 }

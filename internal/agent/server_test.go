@@ -351,3 +351,23 @@ func TestIdentify(t *testing.T) {
 		t.Errorf("bulletins %+v, %v; want those of n3 and n4", list, err)
 	}
 }
+
+// Ensure a challenge that an attempt left which was cut short is not answered once somebody else has tried since: its
+// target asks anew, and would find nobody who listens.
+func TestInForce(t *testing.T) {
+	p := newPlace(t)
+	a, _ := p.agent(&postgres.Instance{DataDir: p.dir}, "n3", "notify")
+	a.plan.Promote = []string{"n1"}
+	claim := func(seq uint64, node string) baton.Claim {
+		return baton.Claim{Seq: seq, Timeline: 10 + pgdisk.TimelineID(seq), Node: node, Nonce: node + "-asked", State: baton.Intended}
+	}
+	left := claim(4, "n1")
+	list := []baton.Bulletin{{Node: "n1", Claims: []baton.Claim{left}, Challenge: &baton.Challenge{Nonce: left.Nonce, Claim: left}}}
+	if c := a.unanswered(list); c == nil || c.Nonce != left.Nonce {
+		t.Errorf("the newest attempt: %v; want its challenge", c)
+	}
+	list = append(list, baton.Bulletin{Node: "n2", Claims: []baton.Claim{claim(5, "n2")}})
+	if c := a.unanswered(list); c != nil {
+		t.Errorf("an attempt that another followed: %v; want to wait for the next challenge", c)
+	}
+}
