@@ -132,6 +132,9 @@ func (a *Agent) answer(ctx context.Context, challenge string) *baton.Answer {
 		return ans
 	}
 	ans.SystemID, ans.Writable = f.control.SystemIdentifier, f.role == primary
+	if a.dead() {
+		ans.Unfit = a.state.Refusal.Reason
+	}
 	if f.role == primary {
 		ans.Position = pgdisk.Position{Timeline: f.control.CheckPointTimeline, LSN: f.control.CheckPoint}
 		return ans

@@ -36,8 +36,9 @@ type Cluster interface {
 	Favoured(ctx context.Context, node string) (bool, error)
 	// Order is the order that a person gave for this node, nil if there is none.
 	Order(ctx context.Context, node string) (*baton.Order, error)
-	// Managed reports whether Pacemaker may act on the resource here: no maintenance, not unmanaged.
-	Managed(ctx context.Context) (bool, error)
+	// Held is the role in which Pacemaker has the resource here, "" where nobody may act on it: no quorum, maintenance,
+	// unmanaged.
+	Held(ctx context.Context) (role string, err error)
 	// Incarnation tells one life of attrd from the next: with it go scores and private attributes. known is what it was
 	// the last time, which is cheaper to confirm than to find.
 	Incarnation(known string) string
@@ -172,26 +173,26 @@ func (c *liveCluster) Order(ctx context.Context, node string) (*baton.Order, err
 	return &o, nil
 }
 
-func (c *liveCluster) Managed(ctx context.Context) (bool, error) {
+func (c *liveCluster) Held(ctx context.Context) (string, error) {
 	st, err := pacemaker.ReadState(ctx, c.run)
 	if err != nil {
-		return false, err
+		return "", err
 	}
 	if st.MaintenanceMode || !st.Quorum {
-		return false, nil
+		return "", nil
 	}
 	node := nodeName()
 	for _, n := range st.Nodes {
 		if n.Name == node && n.Maintenance {
-			return false, nil
+			return "", nil
 		}
 	}
 	for _, i := range st.Instances {
-		if i.Resource == c.resource && i.Node == node {
-			return i.Managed && !i.Blocked, nil
+		if i.Resource == c.resource && i.Node == node && i.Managed && !i.Blocked {
+			return i.Role, nil
 		}
 	}
-	return false, nil
+	return "", nil
 }
 
 func (c *liveCluster) Incarnation(known string) string {

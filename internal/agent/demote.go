@@ -52,8 +52,19 @@ func (a *Agent) demote(ctx context.Context) error {
 		a.spawnAftercare()
 		return nil
 	}
-	return a.startAsStandby(ctx)
+	if err := a.startAsStandby(ctx); err != nil {
+		// Nothing of the primary runs any more, and that is what demote is for; a monitor says what is wrong.
+		if left, lerr := a.pg.Leftovers(); lerr == nil && len(left) == 0 {
+			a.log.Error("demoted, and not started as a standby", "error", err)
+			return nil
+		}
+		return err
+	}
+	return nil
 }
+
+// dead reports whether this node has given its crashed instance up.
+func (a *Agent) dead() bool { return a.state.Refusal != nil && a.state.Refusal.Dead }
 
 // endPrimary shuts the primary down, fast; if it does not get there in half of the time, at once; then with SIGKILL.
 // It returns as soon as pg_control says that it is shut down: nothing is written after that.
@@ -158,8 +169,12 @@ func (a *Agent) crashNote(ctx context.Context, ctl pgdisk.Control) (*baton.Note,
 	if c.Last == nil {
 		return nil, fmt.Errorf("no valid record found from %s on", ctl.Redo)
 	}
+	kind := baton.Crash
+	if a.dead() {
+		kind = baton.Abandoned
+	}
 	return &baton.Note{
-		Kind: baton.Crash, SystemID: ctl.SystemIdentifier, Timeline: c.Position.Timeline,
+		Kind: kind, SystemID: ctl.SystemIdentifier, Timeline: c.Position.Timeline,
 		Start: c.Last.Start, End: c.Last.End, CRC: c.Last.CRC, Node: a.inv.Node, Nonce: nonce(),
 	}, nil
 }

@@ -25,9 +25,38 @@ const retryAfter = 30 * time.Second
 // on a production server.
 const stoppedFor = time.Second
 
+// sentinelLimit is how long a monitor that finds a crash waits for the sentinel to deal with it.
+const sentinelLimit = 4 * time.Second
+
 // monitor tells what the instance is, under every configuration. A recurring one also keeps right what this node says
 // of itself: score, bulletin, settings left over from a change of roles.
 func (a *Agent) monitor(ctx context.Context) error {
+	err := a.examine(ctx)
+	var role roleCode
+	if !errors.As(err, &role) || (role.code != ocf.FailedPromoted && role.code != ocf.ErrGeneric) || a.inv.Probe || a.release == nil || !a.sentinelRuns() {
+		return err
+	}
+	// The sentinel has noticed it too, and what it does about it is no failed action.
+	a.release()
+	a.release = nil
+	moved := func() bool {
+		st, err := a.store.Load()
+		return err == nil && st.Refusal != nil && st.Refusal.Crashed
+	}
+	wait, cancel := context.WithTimeout(ctx, sentinelLimit)
+	defer cancel()
+	a.poll(wait, "the sentinel", 20*time.Millisecond, func() (bool, error) {
+		pm, err := a.pg.Postmaster()
+		return moved() || (err == nil && !pm.Stopped()), nil
+	})
+	if moved() {
+		return roleCode{ocf.DegradedPromoted, role.reason + "; another node is to take over"}
+	}
+	a.unlocked = true // it is looked at again, and not touched
+	return a.examine(ctx)
+}
+
+func (a *Agent) examine(ctx context.Context) error {
 	f, err := a.look()
 	if err != nil {
 		if f.postmaster.PID == 0 {

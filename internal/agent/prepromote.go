@@ -216,7 +216,7 @@ func (a *Agent) asked() (baton.Challenge, bool) {
 func (a *Agent) awaitVerdict(ctx context.Context, challenge baton.Challenge, note *baton.Note, sess *postgres.Session) (baton.Verdict, []baton.Bulletin) {
 	patience := stallLimit
 	newest := a.state.Note // also while somebody's attempt to use it is not settled yet
-	if newest != nil && newest.Kind == baton.Crash {
+	if newest != nil && newest.Kind != baton.Clean {
 		patience = crashStallLimit
 	}
 	if note != nil && a.plan.Leaves(note.Node) {
@@ -301,6 +301,9 @@ func (a *Agent) preDemote(ctx context.Context) error {
 		// Its promotion was cut short: Pacemaker takes the role away whoever calls what off, and clients have no address to
 		// come by, so that every wait here is outage.
 		return nil
+	}
+	if a.state.Refusal != nil && a.state.Refusal.Crashed {
+		return nil // it leaves the role because it cannot serve: there is nobody here to prepare anything with
 	}
 	target := p.Promote[0]
 	mayCallOff := baton.CanCallOff(p, a.inv.Node)

@@ -217,7 +217,10 @@ func (a *Agent) newClaim(self baton.Candidate, know baton.Knowledge, note *baton
 		Node: a.inv.Node, Nonce: nonce(), State: baton.Intended,
 	}
 	if note != nil {
-		c.Note, c.Parent, c.Switch = note.Nonce, note.Timeline, note.End
+		c.Note = note.Nonce
+		if note.Kind != baton.Abandoned {
+			c.Parent, c.Switch = note.Timeline, note.End
+		}
 	}
 	return c
 }
@@ -292,7 +295,7 @@ func (a *Agent) conclude(ctx context.Context, sess *postgres.Session, claim bato
 		}
 	} else {
 		a.details["missing_bytes"] = strconv.FormatInt(v.Missing, 10)
-		a.log.Info("promoted", "change", a.change, "timeline", claim.Timeline, "switch_point", claim.Switch, "result", v.Reason)
+		a.log.Info("promoted", "change", a.change, "timeline", claim.Timeline, "switch_point", claim.Switch, "missing_bytes", v.Missing, "result", v.Reason)
 	}
 	if ctl, err := pgdisk.ReadControl(a.pg.DataDir); err == nil {
 		claim.CRC = a.identity(pgdisk.OpenWAL(a.pg.DataDir, ctl), claim.Timeline)

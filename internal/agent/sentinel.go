@@ -2,7 +2,7 @@ package agent
 
 import (
 	"context"
-	"errors"
+	"io"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -10,10 +10,8 @@ import (
 	"time"
 	"unsafe"
 
-	"github.com/pgbaton/pgbaton/internal/baton"
 	"github.com/pgbaton/pgbaton/internal/journal"
 	"github.com/pgbaton/pgbaton/internal/pacemaker"
-	"github.com/pgbaton/pgbaton/internal/pgdisk"
 	"github.com/pgbaton/pgbaton/internal/postgres"
 )
 
@@ -23,12 +21,14 @@ import (
 const sentinelAction = "sentinel"
 
 const (
+	// sentinelInterval is how often a sentinel looks whether anything needs it while the server lives.
+	sentinelInterval = time.Second
 	// sentinelIdle is how long a sentinel stays without a server to watch.
 	sentinelIdle = 10 * time.Second
 	// crashPatience is how long a crashed primary leaves the role to others before it takes it back.
 	crashPatience = 15 * time.Second
-	// maxRevivals bounds how often a sentinel starts a standby again in revivalWindow; beyond it a monitor reports the
-	// failure and Pacemaker counts it.
+	// maxRevivals bounds how often a sentinel starts a server again in revivalWindow; beyond it the role goes elsewhere, and
+	// a monitor reports a standby's failure so that Pacemaker counts it.
 	maxRevivals   = 3
 	revivalWindow = 10 * time.Minute
 	// lockedFor bounds what is done under the lock of actions.
@@ -61,6 +61,7 @@ func (a *Agent) sentinel(ctx context.Context) error {
 	self := executable()
 	idle := a.clock.Now()
 	var revivals []time.Time
+	var tended time.Time
 	for ctx.Err() == nil {
 		pm, err := a.pg.Postmaster()
 		if err != nil {
@@ -71,147 +72,63 @@ func (a *Agent) sentinel(ctx context.Context) error {
 			continue
 		}
 		var receiver connecting
-		for !watch(pm.Process, time.Second) {
+		stopped := 0
+		for !watch(pm.Process, sentinelInterval) {
 			a.unstick(ctx, pm, &receiver)
+			a.tend(ctx, &tended)
+			if stopped = countStopped(pm, stopped); stopped == stoppedLooks {
+				if err := a.endHung(ctx, pm); err != nil {
+					a.log.Error("sentinel", "error", err)
+				}
+			}
 			if executable() != self {
 				return nil // the agent was replaced: the next monitor starts the new one's sentinel
 			}
 		}
-		idle = a.clock.Now()
-		if err := a.mourn(ctx, pm, &revivals); err != nil {
-			a.log.Error("sentinel", "error", err)
+		for again := true; again; {
+			if again, err = a.mourn(ctx, pm, &revivals); err != nil {
+				a.log.Error("sentinel", "error", err)
+			}
 		}
+		idle = a.clock.Now()
 	}
 	return nil
 }
 
-// mourn acts on a death that no action of ours brought about.
-func (a *Agent) mourn(ctx context.Context, pm postgres.Postmaster, revivals *[]time.Time) error {
-	noticed := a.clock.Now()
-	release, err := a.flock(ctx, "action.lock")
-	if err != nil {
-		return err
-	}
-	defer func() { release() }()
-	// Actions wait for the lock: a command of Pacemaker that hangs must not hold them up for ever.
-	locked, cancel := context.WithTimeout(ctx, lockedFor)
-	defer cancel()
-	if err := a.reload(); err != nil {
-		return err
-	}
-	if _, err := a.pg.Postmaster(); !errors.Is(err, postgres.ErrNotRunning) {
-		return nil // somebody has started it again
-	}
-	ctl, err := pgdisk.ReadControl(a.pg.DataDir)
-	if err != nil {
-		return err
-	}
-	crashedPrimary := ctl.State == pgdisk.InProduction && !a.pg.HasStandbySignal()
-	crashedStandby := ctl.State == pgdisk.InArchiveRecovery
-	if a.vol.Parked || a.vol.Stopped || (!crashedPrimary && !crashedStandby) {
-		return nil // a shutdown, by us or by a person
-	}
-	if managed, err := a.cluster.Managed(locked); err != nil || !managed {
-		return err
-	}
-	a.log.Warn("the postmaster died", "pid", pm.PID, "pg_control", ctl.State)
-	if crashedStandby {
-		return a.revive(locked, revivals)
-	}
-	// Everybody else may have everything: a mere score moves the role, without a failed action. demote leaves the crash
-	// note; a standby without proof against it refuses, and the role comes back here.
-	a.state.Refusal = &baton.Refusal{Reason: "its postmaster died", Crashed: true}
-	if err := a.save("save-refusal"); err != nil {
-		return err
-	}
-	a.vol.Score, a.vol.Refused = "", noticed
-	if err := a.assertScore(locked, 0, true); err != nil {
-		return err
-	}
-	release()
-	release = func() {}
-	return a.takeBack(ctx)
-}
+// tendEvery bounds how often tend runs a monitor for one and the same reason, tendFor for how long after a refusal: then
+// the monitor will do.
+const (
+	tendEvery = 2 * time.Second
+	tendFor   = time.Minute
+)
 
-// revive starts a crashed standby again. Nobody else is concerned.
-func (a *Agent) revive(ctx context.Context, revivals *[]time.Time) error {
+// tend runs a monitor where what this node says of itself must not wait for the next one: attrd was restarted, and scores
+// went with it; or a refusal may have served, and until it is lifted there is one candidate less for the next failure.
+func (a *Agent) tend(ctx context.Context, last *time.Time) {
 	now := a.clock.Now()
-	recent := (*revivals)[:0]
-	for _, t := range *revivals {
-		if now.Sub(t) < revivalWindow {
-			recent = append(recent, t)
-		}
+	if now.Sub(*last) < tendEvery {
+		return
 	}
-	*revivals = append(recent, now)
-	if len(*revivals) > maxRevivals {
-		return errors.New("the standby keeps dying: leaving it to the monitor")
+	vol := journal.LoadVolatile(a.inv.Resource)
+	restarted := vol.Attrd != "" && a.cluster.Incarnation(vol.Attrd) != vol.Attrd
+	refused := vol.Score == pacemaker.NegInfinity.String() && now.Sub(vol.Refused) < tendFor
+	if !restarted && !refused {
+		return
 	}
-	return a.startAsStandby(ctx)
+	*last = now
+	inv := a.inv
+	inv.Action, inv.Probe, inv.Timeout = "monitor", false, 20*time.Second
+	New(inv, a.env, io.Discard).Run()
 }
 
-// takeBack waits until the role has found a new owner, and claims it back if everybody else refused.
-func (a *Agent) takeBack(ctx context.Context) error {
-	limited, cancel := context.WithTimeout(ctx, crashPatience)
-	defer cancel()
-	lift := false
-	err := a.poll(limited, "another node to take over", 100*time.Millisecond, func() (bool, error) {
-		st, err := a.store.Load()
-		if err != nil || st.Refusal == nil || !st.Refusal.Crashed {
-			return true, err // somebody has settled it
-		}
-		scores, err := a.cluster.Scores(limited)
-		if err != nil {
-			return false, err
-		}
-		others := false
-		for node, s := range scores {
-			others = others || (node != a.inv.Node && s != pacemaker.NegInfinity)
-		}
-		lift = !others
-		return lift, nil
-	})
-	if err == nil && !lift {
-		return nil
-	}
-	if taken, err := a.roleTaken(ctx); err != nil || taken {
-		return err
-	}
-	a.log.Warn("nobody else can take over: taking the role back", "waited_for", err)
-	release, err := a.flock(ctx, "action.lock")
+// sentinelRuns reports whether a sentinel is there to act on a crash.
+func (a *Agent) sentinelRuns() bool {
+	f, err := os.OpenFile(filepath.Join(journal.RunDir(a.inv.Resource), "sentinel.lock"), os.O_RDWR, 0)
 	if err != nil {
-		return err
+		return false
 	}
-	defer release()
-	if err := a.reload(); err != nil {
-		return err
-	}
-	a.state.Refusal = nil
-	if err := a.save("lift-refusal"); err != nil {
-		return err
-	}
-	locked, cancel := context.WithTimeout(ctx, lockedFor)
-	defer cancel()
-	return a.assertScore(locked, baton.ScorePrimary, false)
-}
-
-// roleTaken reports whether somebody else has begun a newer timeline than this node last did, or is about to: an attempt
-// under way may take longer than this node's patience, and is settled by its outcome.
-func (a *Agent) roleTaken(ctx context.Context) (bool, error) {
-	list, err := a.others(ctx)
-	if err != nil {
-		return false, err
-	}
-	own := uint64(0)
-	taken := false
-	for _, c := range baton.Gather(list, "").Claims { // oldest first
-		switch {
-		case c.Node == a.inv.Node && c.State == baton.Effective:
-			own, taken = c.Seq, false
-		case c.Node != a.inv.Node && c.Open() && c.Seq > own:
-			taken = true
-		}
-	}
-	return taken, nil
+	defer f.Close()
+	return syscall.Flock(int(f.Fd()), syscall.LOCK_SH|syscall.LOCK_NB) != nil
 }
 
 // watch returns true when the process has died, false after the limit. It waits on a pidfd; a kernel without them is

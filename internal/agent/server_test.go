@@ -42,7 +42,7 @@ func (m *memory) SetScore(context.Context, string, pacemaker.Score) error { retu
 
 func (m *memory) DeleteScore(context.Context, string) error { return nil }
 
-func (m *memory) Managed(context.Context) (bool, error) { return true, nil }
+func (m *memory) Held(context.Context) (string, error) { return pacemaker.RoleUnpromoted, nil }
 
 func (m *memory) RecordedClaims(context.Context, uint64) ([]baton.Claim, error) { return nil, nil }
 
@@ -224,7 +224,7 @@ func TestSentinel_AfterStop(t *testing.T) {
 		t.Helper()
 		a, _ := p.agent(i, "n3", sentinelAction)
 		var revivals []time.Time
-		if err := a.mourn(within(t, 20*time.Second), pm, &revivals); err != nil {
+		if _, err := a.mourn(within(t, 20*time.Second), pm, &revivals); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -131,10 +131,32 @@ func (a *Agent) startAsStandby(ctx context.Context) error {
 
 // started waits until the server is past its start-up checks, and says where it stands.
 func (a *Agent) started(ctx context.Context) error {
-	size := logSize(a.pg.LogFile)
+	if err := a.awaitRecovery(ctx, logSize(a.pg.LogFile)); err != nil {
+		return err
+	}
+	a.learnRecorded(ctx)
+	a.confirmOwnNote(ctx)
+	score, _ := baton.Score(baton.Standing{OwnNote: a.ownNote(), Starting: true})
+	if a.state.Refusal != nil {
+		a.state.Refusal = nil
+		if err := a.save("save-state"); err != nil {
+			return err
+		}
+	}
+	if err := a.publish(ctx, "publish", nil, nil); err != nil {
+		a.log.Warn("bulletin not published", "error", err)
+	}
+	if err := a.assertScore(ctx, score, false); err != nil {
+		a.log.Warn("promotion score not set", "error", err)
+	}
+	return nil
+}
+
+// awaitRecovery waits until the server has begun recovery. size is that of its log before it was started.
+func (a *Agent) awaitRecovery(ctx context.Context, size int64) error {
 	var startup postgres.Process
 	var since time.Time
-	err := a.poll(ctx, "the server to begin recovery", 5*time.Millisecond, func() (bool, error) {
+	return a.poll(ctx, "the server to begin recovery", 5*time.Millisecond, func() (bool, error) {
 		pm, err := a.pg.Postmaster()
 		if errors.Is(err, postgres.ErrNotRunning) {
 			if a.spawned.Alive() {
@@ -161,25 +183,6 @@ func (a *Agent) started(ctx context.Context) error {
 		recovering := err == nil && (ctl.State == pgdisk.InArchiveRecovery || ctl.State == pgdisk.InCrashRecovery)
 		return recovering || a.clock.Now().Sub(since) > time.Second, nil
 	})
-	if err != nil {
-		return err
-	}
-	a.learnRecorded(ctx)
-	a.confirmOwnNote(ctx)
-	score, _ := baton.Score(baton.Standing{OwnNote: a.ownNote(), Starting: true})
-	if a.state.Refusal != nil {
-		a.state.Refusal = nil
-		if err := a.save("save-state"); err != nil {
-			return err
-		}
-	}
-	if err := a.publish(ctx, "publish", nil, nil); err != nil {
-		a.log.Warn("bulletin not published", "error", err)
-	}
-	if err := a.assertScore(ctx, score, false); err != nil {
-		a.log.Warn("promotion score not set", "error", err)
-	}
-	return nil
 }
 
 // learnRecorded takes over the claims that were made while this node ran no instance.

@@ -90,7 +90,7 @@ func Decode(s string) (Bulletin, error) {
 				Kind: NoteKind(p.raw()), SystemID: p.num(64), Timeline: pgdisk.TimelineID(p.num(32)),
 				Start: p.lsn(), End: p.lsn(), CRC: p.hex(), Node: p.text(), Nonce: p.raw(),
 			}
-			if k := b.Note.Kind; k != Clean && k != Crash {
+			if k := b.Note.Kind; k != Clean && k != Crash && k != Abandoned {
 				p.keep(fmt.Errorf("note of kind %q: upgrade pgbaton on this node", k))
 			}
 			p.must(b.Note.Nonce, "nonce")

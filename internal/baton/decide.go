@@ -94,7 +94,11 @@ func Decide(q Question) Verdict {
 		return v
 	}
 	if note != nil {
-		if err := Proof(*note, q.Self); err != nil {
+		err := Proof(*note, q.Self)
+		switch {
+		case err != nil && note.Kind == Abandoned:
+			return elect(q, know, answers, avoid, fmt.Errorf("%s does not start again", note.Node))
+		case err != nil:
 			if behind(*note, q.Self) {
 				v := wait("%v", err)
 				v.Answered, v.Behind = true, true
@@ -121,7 +125,7 @@ func (q Question) stored(answers map[string]Answer) int {
 
 // behind reports whether more WAL of its timeline could give a candidate the record that the note names.
 func behind(note Note, self Candidate) bool {
-	return self.Position.Timeline == note.Timeline && self.Position.LSN < note.End
+	return note.Kind != Abandoned && self.Position.Timeline == note.Timeline && self.Position.LSN < note.End
 }
 
 // Quorum is the number of n participants, the asking one included, that must have stored a claim. Of two, one is

@@ -16,6 +16,9 @@ const (
 	// Crash is the note that the agent leaves for a crashed primary once nothing of it runs: the record it names is the
 	// last valid one on its disk.
 	Crash NoteKind = "crash"
+	// Abandoned is a crash note whose instance does not start again: nobody will get from it what the note says, so that
+	// the best of the others will do. The note still tells what is lost.
+	Abandoned NoteKind = "abandoned"
 )
 
 // Note is what an ended primary leaves: the last record of its WAL. Whoever has that record, checksum and all, as the
@@ -39,7 +42,7 @@ func (n Note) Position() pgdisk.Position {
 }
 
 // NewerThan reports whether n supersedes other. Every promotion starts a timeline with a number that no claim had
-// before, so timelines order notes; on one timeline the later end wins.
+// before, so timelines order notes; on one timeline the later end wins, and of one end that it was given up.
 func (n Note) NewerThan(other *Note) bool {
 	if other == nil {
 		return true
@@ -47,12 +50,12 @@ func (n Note) NewerThan(other *Note) bool {
 	if n.Timeline != other.Timeline {
 		return n.Timeline > other.Timeline
 	}
-	return n.End > other.End
+	return n.End > other.End || n.End == other.End && n.Kind == Abandoned && other.Kind != Abandoned
 }
 
 func (n Note) String() string {
 	what := "shutdown checkpoint"
-	if n.Kind == Crash {
+	if n.Kind != Clean {
 		what = "last record"
 	}
 	return fmt.Sprintf("%s %s..%s (crc %08x) of timeline %d, left by %s", what, n.Start, n.End, n.CRC, n.Timeline, n.Node)

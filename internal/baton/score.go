@@ -45,6 +45,8 @@ type Refusal struct {
 	Reason string
 	// Crashed: a primary that left the role to others because it crashed. It may have it back once they have refused.
 	Crashed bool
+	// Dead: it crashed and does not start again.
+	Dead bool
 }
 
 // Lift says whether a refusal has served: the standby follows the current primary and no constraint would promote it at

@@ -19,6 +19,7 @@ import (
 //	write NODE [RECORDS]        commits
 //	stream NODE from NODE [RECORDS]
 //	crash NODE                  its server dies
+//	dead NODE                   and does not start again
 //	demote NODE                 ends the primary, or what is left of it, and leaves a note
 //	start NODE                  as a standby
 //	post-demote NODE...         copy what is published
@@ -143,6 +144,8 @@ func (p *play) run(f []string) (err error) {
 		}
 	case "crash":
 		p.crash(n)
+	case "dead":
+		n.dead = true
 	case "demote":
 		p.demote(n)
 		if n.note != nil && n.note.Node == n.name {

@@ -37,6 +37,7 @@ type rec struct {
 type sim struct {
 	name string
 	on   bool
+	dead bool // crashed, and its server does not start again
 
 	// What a loss of power leaves.
 	log     []rec
@@ -318,7 +319,7 @@ func (n *sim) candidate() baton.Candidate {
 func (n *sim) answer(challenge string) *baton.Answer {
 	return &baton.Answer{
 		Challenge: challenge, SystemID: 7, Position: n.position(), Identity: n.identity(n.timeline()),
-		Writable: n.writable, Live: n.live, Saw: n.attended, Unfit: n.diverged(),
+		Writable: n.writable, Live: n.live, Saw: n.attended, Unfit: n.unfit(),
 	}
 }
 
@@ -351,6 +352,13 @@ func (w *world) noteOf(n *sim, kind baton.NoteKind) *baton.Note {
 	}
 }
 
+func (n *sim) unfit() string {
+	if n.dead {
+		return "does not start"
+	}
+	return n.diverged()
+}
+
 // leaveNote mirrors demote.go.
 func (w *world) leaveNote(n *sim) {
 	switch n.ctl {
@@ -359,7 +367,11 @@ func (w *world) leaveNote(n *sim) {
 			n.note = note
 		}
 	case inProduction:
-		if note := w.noteOf(n, baton.Crash); note.NewerThan(n.note) {
+		kind := baton.Crash
+		if n.dead {
+			kind = baton.Abandoned
+		}
+		if note := w.noteOf(n, kind); note.NewerThan(n.note) {
 			n.note = note
 		}
 	default:
@@ -430,7 +442,10 @@ func (w *world) newClaim(n *sim, know baton.Knowledge, note *baton.Note) baton.C
 		Node: n.name, Nonce: w.nonce("c"), State: baton.Intended,
 	}
 	if note != nil {
-		c.Note, c.Switch = note.Nonce, note.End
+		c.Note = note.Nonce
+		if note.Kind != baton.Abandoned {
+			c.Switch = note.End
+		}
 	}
 	return c
 }
@@ -546,7 +561,7 @@ func (w *world) judge(n *sim, q baton.Question, v baton.Verdict) {
 		}
 		live = live || w.node(b.Node).saw == w.last
 		effective = effective || slices.ContainsFunc(b.Claims, func(c baton.Claim) bool { return c.State == baton.Effective && c.CRC == w.last })
-		if o := w.node(b.Node); v.Note == nil && o != n && common(o.log, w.truth) == len(o.log) && common(n.log, w.truth) < len(o.log) {
+		if o := w.node(b.Node); v.Note == nil && o != n && !o.dead && common(o.log, w.truth) == len(o.log) && common(n.log, w.truth) < len(o.log) {
 			w.violated("%s is elected with %d records of the last primary, %s answered and has %d", n.name, common(n.log, w.truth), o.name, len(o.log))
 		}
 	}

@@ -1,0 +1,458 @@
+package e2e
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/pgbaton/pgbaton/internal/lab"
+	"github.com/pgbaton/pgbaton/internal/load"
+)
+
+// failing are the options of a lab for failures: the monitor's intervals are those that the README recommends, so that
+// whatever heals within a second or two was not healed by a monitor. A fenced node comes back by itself.
+func failing() lab.Options {
+	return lab.Options{
+		Direct: true,
+		Ops: map[string]lab.Op{
+			"promote": {OnFail: "demote"},
+			"notify":  {Timeout: "20s"},
+			"stop":    {Timeout: "30s"},
+		},
+		AutoReturn: 2 * time.Second,
+	}
+}
+
+// Limits of issue 3.
+const (
+	crashLimit   = 2500 * time.Millisecond // the primary's postmaster is killed: until clients write again
+	revivalLimit = 5 * time.Second         // a standby is killed: until it streams again
+	blinkLimit   = time.Second             // what counts as no outage on a machine that is busy with a whole cluster
+)
+
+// Ensure the cluster survives the failures of one node's PostgreSQL, by their numbers in the list of scenarios.
+func TestFailure(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		run  func(*scenario)
+	}{
+		{"33 postmaster killed", postmasterKilled},
+		{"35 all of PostgreSQL killed", serverKilled},
+		{"34 backend killed", backendKilled},
+		{"standby killed", standbyKilled},
+		{"39 PostgreSQL stopped", serverStopped},
+		{"39 standby stopped", standbyStopped},
+		{"40 agent stopped", sentinelStopped},
+		{"36 start fails after a crash", startFails},
+		{"37 data directory gone", dataGone},
+		{"41 node power off", powerOff},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			c := testCluster(t, "failure", failing())
+			c.useFaults(t, false)
+			tt.run(c.begin(t, 3*time.Minute, true))
+		})
+	}
+}
+
+func postmasterKilled(s *scenario) { s.crash(false) }
+
+func serverKilled(s *scenario) { s.crash(true) }
+
+// crash kills the primary's server: nothing is lost, nothing is fenced, nobody's action fails, and soon clients write
+// again, here or there.
+func (s *scenario) crash(all bool) {
+	s.t.Helper()
+	was := s.timeline(s.old)
+	s.load.Mark("crash")
+	s.must(s.lab.SignalPostgres(s.old, syscall.SIGKILL, all))
+	s.must(s.load.AwaitAck(s.within(roleLimit)))
+	now := s.promoted("")
+	s.stage("%s is primary", now)
+	if s.timeline(now) != was {
+		s.forksAtTheEnd(now, was)
+	}
+	s.outage(s.finish(), "crash", crashLimit)
+	s.primaryIs(now)
+}
+
+func backendKilled(s *scenario) {
+	was := s.timeline(s.old)
+	postmaster, err := s.lab.Postmaster(s.old)
+	s.must(err)
+	procs, err := s.lab.Processes(s.old)
+	s.must(err)
+	backend := 0
+	for _, p := range procs {
+		if strings.HasPrefix(p.Args, "postgres: ") && strings.Contains(p.Args, " load load ") {
+			backend = p.PID
+		}
+	}
+	if backend == 0 {
+		s.t.Fatalf("no backend of a client on %s: %+v", s.old, procs)
+	}
+	s.load.Mark("crash")
+	s.must(s.lab.Signal(syscall.SIGKILL, backend))
+	s.must(s.load.AwaitAck(s.within(roleLimit)))
+	// The next monitor looks at it, too.
+	time.Sleep(16 * time.Second)
+	if after, err := s.lab.Postmaster(s.old); err != nil || after != postmaster {
+		s.t.Errorf("%s was restarted although PostgreSQL recovered by itself (%v)", s.old, err)
+	}
+	r := s.finish()
+	if now := s.timeline(s.old); now != was {
+		s.t.Errorf("%s writes timeline %d, before the crash it was %d", s.old, now, was)
+	}
+	s.outage(r, "crash", crashLimit)
+	s.primaryIs(s.old)
+}
+
+func standbyKilled(s *scenario) {
+	node, was := s.others[0], s.timeline(s.old)
+	s.load.Mark("crash")
+	killed := time.Now()
+	s.must(s.lab.SignalPostgres(node, syscall.SIGKILL, false))
+	s.await(roleLimit, func() error {
+		out, err := s.lab.SQL(s.ctx, s.old, "SELECT state FROM pg_stat_replication WHERE application_name = '"+node+"' AND backend_start > to_timestamp("+strconv.FormatInt(killed.Unix(), 10)+")")
+		if err != nil || out != "streaming" {
+			return lab.NotYet("%s does not stream from %s again: %q (%v)", node, s.old, out, err)
+		}
+		return nil
+	})
+	took := time.Since(killed)
+	s.t.Logf("streams again after %.2f s", took.Seconds())
+	if took > revivalLimit {
+		s.t.Errorf("%s streams again after %.1f s, expected at most %s", node, took.Seconds(), revivalLimit)
+	}
+	r := s.finish()
+	s.outage(r, "crash", blinkLimit)
+	if now := s.timeline(s.old); now != was {
+		s.t.Errorf("%s writes timeline %d, before a standby was killed it was %d", s.old, now, was)
+	}
+	s.primaryIs(s.old)
+}
+
+// serverStopped stops the primary's server by a signal, children and all: it is alive and serves nobody.
+func serverStopped(s *scenario) {
+	was := s.timeline(s.old)
+	s.load.Mark("stop")
+	s.must(s.lab.SignalPostgres(s.old, syscall.SIGSTOP, true))
+	now := s.newPrimary(was, "")
+	s.must(s.load.AwaitAck(s.within(roleLimit)))
+	s.stage("%s is primary", now)
+	s.forksAtTheEnd(now, was)
+	s.outage(s.finish(), "stop", 10*time.Second)
+	s.primaryIs(now)
+}
+
+func standbyStopped(s *scenario) {
+	node, was := s.others[0], s.timeline(s.old)
+	before, err := s.lab.Postmaster(node)
+	s.must(err)
+	s.load.Mark("stop")
+	s.must(s.lab.SignalPostgres(node, syscall.SIGSTOP, true))
+	s.await(roleLimit, func() error {
+		if now, err := s.lab.Postmaster(node); err != nil || now == before {
+			return lab.NotYet("the server of %s was not started again (%v)", node, err)
+		}
+		return nil
+	})
+	s.stage("the server of %s was started again", node)
+	r := s.finish()
+	s.outage(r, "stop", blinkLimit)
+	if now := s.timeline(s.old); now != was {
+		s.t.Errorf("%s writes timeline %d, before a standby was stopped it was %d", s.old, now, was)
+	}
+}
+
+// sentinelStopped leaves a crash to the monitor, which is a failed action then.
+func sentinelStopped(s *scenario) {
+	procs, err := s.lab.Processes(s.old)
+	s.must(err)
+	stopped := 0
+	for _, p := range procs {
+		if strings.HasSuffix(p.Args, " sentinel") {
+			s.must(s.lab.Signal(syscall.SIGSTOP, p.PID))
+			stopped = p.PID
+		}
+	}
+	if stopped == 0 {
+		s.t.Fatalf("no sentinel runs on %s", s.old)
+	}
+	was := s.timeline(s.old)
+	s.load.Mark("crash")
+	s.must(s.lab.SignalPostgres(s.old, syscall.SIGKILL, false))
+	now := s.newPrimary(was, "")
+	s.must(s.load.AwaitAck(s.within(roleLimit)))
+	s.stage("%s is primary", now)
+	s.must(s.lab.Signal(syscall.SIGCONT, stopped))
+	s.forksAtTheEnd(now, was)
+	s.streaming()
+	r := s.stopLoad()
+	s.outage(r, "crash", 30*time.Second)
+	s.onlyFenced()
+	s.sameRows()
+	for _, f := range s.status().Failed {
+		if !strings.HasPrefix(f, lab.Resource+"_monitor_15000 on "+s.old+":") {
+			s.t.Errorf("failed action: %s", f)
+		}
+	}
+}
+
+// startFails crashes a primary that cannot start any more.
+func startFails(s *scenario) {
+	conf := filepath.Join(s.lab.Dir, "nodes", s.old, "data", "postgresql.conf")
+	good, err := os.ReadFile(conf)
+	s.must(err)
+	s.must(os.WriteFile(conf, append(good, "\nshared_buffers = 'broken by the test'\n"...), 0o600))
+	defer os.WriteFile(conf, good, 0o600)
+	was, began := s.timeline(s.old), time.Now()
+	s.load.Mark("crash")
+	s.must(s.lab.SignalPostgres(s.old, syscall.SIGKILL, false))
+	now := s.newPrimary(was, "")
+	s.must(s.load.AwaitAck(s.within(roleLimit)))
+	s.stage("%s is primary", now)
+	if now == s.old {
+		s.t.Fatalf("%s is primary, and cannot start", now)
+	}
+	s.onlyFenced()
+	fork := s.fork(now, s.timeline(now), was)
+	end := s.lastRecord(s.old, was, fork).end
+	s.missing(now, began, int64(end-fork))
+	s.must(os.WriteFile(conf, good, 0o600))
+	s.run(now, "crm_resource", "--cleanup", "-r", lab.Resource, "-N", s.old)
+	s.returned(s.old, now)
+	s.takenOver(now, was, "crash", 10*time.Second)
+}
+
+// dataGone removes all files under a running primary.
+func dataGone(s *scenario) {
+	was := s.timeline(s.old)
+	s.load.Mark("gone")
+	data := filepath.Join(s.lab.Dir, "nodes", s.old, "data")
+	entries, err := os.ReadDir(data)
+	s.must(err)
+	conf := map[string][]byte{}
+	for _, e := range entries {
+		if name := filepath.Join(data, e.Name()); strings.HasSuffix(name, ".conf") {
+			conf[name], err = os.ReadFile(name)
+			s.must(err)
+		}
+		s.must(os.RemoveAll(filepath.Join(data, e.Name())))
+	}
+	now := s.newPrimary(was, "")
+	s.must(s.load.AwaitAck(s.within(roleLimit)))
+	s.stage("%s is primary", now)
+	if now == s.old {
+		s.t.Fatalf("%s is primary, and has no data", now)
+	}
+	s.onlyFenced()
+	r := s.load.Stop()
+	s.load = nil
+	s.t.Logf("%d of %d acknowledged rows lost", r.Lost, r.Acknowledged)
+	s.outage(r, "gone", 15*time.Second)
+	for _, o := range r.Overlaps {
+		s.t.Errorf("two writable nodes: %+v", o)
+	}
+	for name, b := range conf {
+		s.must(os.WriteFile(name, b, 0o600))
+	}
+	s.must(s.lab.Rebuild(s.ctx, s.old))
+	s.streaming()
+}
+
+// powerOff cuts the power of the primary's node. It is fenced, and comes back.
+func powerOff(s *scenario) {
+	was := s.timeline(s.old)
+	s.load.Mark("power off")
+	off := time.Now()
+	s.must(s.lab.Power(s.ctx, s.old, false))
+	now := s.newPrimary(was, "")
+	s.must(s.load.AwaitAck(s.within(roleLimit)))
+	s.stage("%s is primary", now)
+	s.onlyFenced(s.old)
+	if at, ok := s.fencedAt(s.old); ok {
+		s.t.Logf("fenced after %.2f s", at.Sub(off).Seconds())
+	}
+	s.returned(s.old, now)
+	s.takenOver(now, was, "power off", 10*time.Second)
+}
+
+// missing checks that a takeover said, in the journal, how much it knows to be lost.
+func (s *scenario) missing(node string, since time.Time, want int64) {
+	s.t.Helper()
+	for _, e := range s.journal(node, since) {
+		if e.Action != "promote" || e.Outcome != "done" {
+			continue
+		}
+		if got := e.Details["missing_bytes"]; e.Details["result"] != "equal: nothing lost" && got != fmt.Sprint(want) {
+			s.t.Errorf("%s says that %q bytes are missing, by pg_waldump it is %d: %+v", node, got, want, e)
+		}
+		s.t.Logf("%d bytes of WAL are lost; %s says %v", want, node, e.Details)
+		return
+	}
+	s.t.Errorf("the journal of %s has no promotion since %s", node, since.Format(time.TimeOnly))
+}
+
+// returned waits until a node that was gone is back: it streams, or it has WAL of its own, and says so in crm_mon -A and
+// by a score that nobody is promoted with. It reports whether it streams.
+func (s *scenario) returned(node, primary string) (streams bool) {
+	s.t.Helper()
+	s.await(healLimit, func() error {
+		st, err := s.lab.Status(s.ctx)
+		if err != nil {
+			return lab.NotYet("%v", err)
+		}
+		n := st.Node(node)
+		out, err := s.lab.SQL(s.ctx, primary, "SELECT state FROM pg_stat_replication WHERE application_name = '"+node+"'")
+		if err == nil && out == "streaming" && scoreOf(n) > 0 {
+			streams = true
+			return nil
+		}
+		text := n.Attributes["pgbaton-status-"+lab.Resource]
+		if strings.HasPrefix(text, "diverged: ") && n.Score == "-INFINITY" {
+			s.t.Logf("crm_mon -A says of %s: %s", node, text)
+			return nil
+		}
+		return lab.NotYet("%s is %q with the score %q (%s), and does not stream from %s: %q (%v)", node, n.Role, n.Score, text, primary, out, err)
+	})
+	s.stage("%s is back, streams: %v", node, streams)
+	return streams
+}
+
+// takenOver ends the clients of a scenario in which the old primary went without a shutdown: no row is lost that was
+// not committed in WAL which the new primary had not received, by pg_waldump on the old one's disk.
+func (s *scenario) takenOver(now string, was uint32, mark string, limit time.Duration) load.Report {
+	s.t.Helper()
+	r := s.load.Stop()
+	s.load = nil
+	fork := s.fork(now, s.timeline(now), was)
+	end := s.lastRecord(s.old, was, fork).end
+	only := s.commitsAfter(s.old, was, fork)
+	s.t.Logf("%d rows acknowledged, %d lost; the WAL of %s runs %d bytes past the fork, %d transactions", r.Acknowledged, r.Lost, s.old, end-fork, only)
+	if r.CheckError != "" || r.Lost > only {
+		s.t.Errorf("%d rows are lost, %d were committed in WAL that %s did not have (%s)", r.Lost, only, now, r.CheckError)
+	}
+	for _, o := range r.Overlaps {
+		s.t.Errorf("two writable nodes: %+v", o)
+	}
+	s.outage(r, mark, limit)
+	s.primaryIs(now)
+	return r
+}
+
+// fencedSince lists the nodes that were fenced since the scenario began.
+func (s *scenario) fencedSince() []string {
+	s.t.Helper()
+	var nodes []string
+	for _, e := range fencings(s.t, s.lab)[len(s.fenced):] {
+		f := strings.Fields(e)
+		nodes = append(nodes, f[len(f)-1])
+	}
+	return nodes
+}
+
+// fencedAt is when a node was fenced in this scenario.
+func (s *scenario) fencedAt(node string) (time.Time, bool) {
+	s.t.Helper()
+	for _, e := range fencings(s.t, s.lab)[len(s.fenced):] {
+		f := strings.Fields(e)
+		at, err := time.Parse(time.RFC3339Nano, f[0])
+		if f[len(f)-1] == node && err == nil {
+			return at, true
+		}
+	}
+	return time.Time{}, false
+}
+
+// onlyFenced checks that nobody else was fenced.
+func (s *scenario) onlyFenced(allowed ...string) {
+	s.t.Helper()
+	for _, n := range s.fencedSince() {
+		if !slices.Contains(allowed, n) {
+			s.t.Errorf("%s was fenced, expected only %v", n, allowed)
+		}
+	}
+}
+
+// forksAtTheEnd checks with pg_waldump and a .history file alone that a new primary has everything that the old one had
+// written: its timeline forks where the last valid record of the old one ends.
+func (s *scenario) forksAtTheEnd(now string, was uint32) {
+	s.t.Helper()
+	timeline := s.timeline(now)
+	fork := s.fork(now, timeline, was)
+	last := s.lastRecord(s.old, was, fork)
+	if last.end != fork {
+		s.t.Errorf("timeline %d of %s forks at %s; the WAL of %s on timeline %d ends at %s, with %q", timeline, now, formatLSN(fork), s.old, was, formatLSN(last.end), last.desc)
+	}
+}
+
+// outage prints how long nobody could write after a mark, and how starved the machine was, and holds the first to a
+// limit; 0: none.
+func (s *scenario) outage(r load.Report, mark string, limit time.Duration) time.Duration {
+	s.t.Helper()
+	g := r.GapAfter(mark)
+	s.t.Logf("outage %.0f ms; %s", g.Ms, starvation(r))
+	if limit > 0 && g.Duration() > limit {
+		s.t.Errorf("nobody could write for %.0f ms, expected at most %s", g.Ms, limit)
+	}
+	return g.Duration()
+}
+
+// starvation says how short of processor time this machine was during a run.
+func starvation(r load.Report) string {
+	pressure := "unknown"
+	if b, err := os.ReadFile("/proc/pressure/cpu"); err == nil {
+		pressure, _, _ = strings.Cut(string(b), "\n")
+	}
+	return fmt.Sprintf("a sleep of 10 ms took up to %.0f ms longer, %.1f ms in 99 of 100; CPU pressure: %s", r.OvershootMax, r.OvershootP99, pressure)
+}
+
+// event is a line of a node's journal, as far as these tests read it.
+type event struct {
+	Time    time.Time         `json:"time"`
+	Action  string            `json:"action"`
+	Kind    string            `json:"kind"`
+	Outcome string            `json:"outcome"`
+	Reason  string            `json:"reason"`
+	Details map[string]string `json:"details"`
+}
+
+// journal reads a node's journal from a moment on.
+func (s *scenario) journal(node string, since time.Time) []event {
+	s.t.Helper()
+	b, err := os.ReadFile(filepath.Join(s.lab.Dir, "nodes", node, "lib", lab.Resource, "journal.jsonl"))
+	s.must(err)
+	var list []event
+	for line := range strings.Lines(string(b)) {
+		var e event
+		s.must(json.Unmarshal([]byte(line), &e))
+		if !e.Time.Before(since) {
+			list = append(list, e)
+		}
+	}
+	return list
+}
+
+// commitsAfter counts the transactions that a node committed on a timeline from a position on, with pg_waldump: what a
+// takeover without them has lost.
+func (s *scenario) commitsAfter(node string, timeline uint32, from uint64) int {
+	s.t.Helper()
+	cmd := exec.CommandContext(s.ctx, filepath.Join(s.lab.Bindir, "pg_waldump"), "-p", s.walDir(node), "-t", fmt.Sprint(timeline), "-s", formatLSN(from), "-r", "Transaction")
+	out, err := cmd.CombinedOutput()
+	var exit *exec.ExitError
+	if err != nil && !errors.As(err, &exit) { // it ends with an error where the WAL ends
+		s.t.Fatal(err)
+	}
+	return len(regexp.MustCompile(`(?m)desc: COMMIT `).FindAllString(string(out), -1))
+}

@@ -1,0 +1,260 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"time"
+
+	"github.com/pgbaton/pgbaton/internal/baton"
+	"github.com/pgbaton/pgbaton/internal/pacemaker"
+	"github.com/pgbaton/pgbaton/internal/pgdisk"
+	"github.com/pgbaton/pgbaton/internal/postgres"
+)
+
+// mourn acts on a death that no action of ours brought about. The server is started again as what it was: the disk of a
+// crashed primary has what nobody else has for certain, and a standby's death concerns nobody else. A primary that does
+// not start again leaves the role to the others. It reports whether the server died once more.
+func (a *Agent) mourn(ctx context.Context, pm postgres.Postmaster, revivals *[]time.Time) (again bool, err error) {
+	noticed := a.clock.Now()
+	release, err := a.flock(ctx, "action.lock")
+	if err != nil {
+		return false, err
+	}
+	defer func() { release() }()
+	// Actions wait for the lock: what hangs must not hold them up for ever.
+	locked, cancel := context.WithTimeout(ctx, lockedFor)
+	defer cancel()
+	if err := a.reload(); err != nil {
+		return false, err
+	}
+	if _, err := a.pg.Postmaster(); !errors.Is(err, postgres.ErrNotRunning) {
+		return false, nil // somebody has started it again
+	}
+	if a.vol.Parked || a.vol.Stopped {
+		return false, nil // an action of ours
+	}
+	ctl, err := pgdisk.ReadControl(a.pg.DataDir)
+	gone := errors.Is(err, fs.ErrNotExist)
+	if err != nil && !gone {
+		return false, err
+	}
+	crashedPrimary := (ctl.State == pgdisk.InProduction || ctl.State == pgdisk.InCrashRecovery) && !a.pg.HasStandbySignal()
+	crashedStandby := ctl.State == pgdisk.InArchiveRecovery
+	if !gone && !crashedPrimary && !crashedStandby {
+		return false, nil // a shutdown, by us or by a person
+	}
+	held, err := a.cluster.Held(locked)
+	if err != nil || held == "" {
+		return false, err
+	}
+	a.log.Warn("the postmaster died", "pid", pm.PID, "pg_control", ctl.State, "role", held)
+	switch {
+	case crashedStandby && held != pacemaker.RolePromoted:
+		if !a.mayRevive(revivals) {
+			return false, errors.New("the standby keeps dying: leaving it to the monitor")
+		}
+		return false, a.startAsStandby(locked)
+	case held != pacemaker.RolePromoted:
+		return false, nil // Pacemaker has other plans with what was a primary
+	case gone:
+		return false, a.leaveRole(ctx, noticed, fmt.Sprintf("%s is gone", a.pg.DataDir), true, &release)
+	case !a.mayRevive(revivals):
+		return false, a.leaveRole(ctx, noticed, "its server keeps dying", true, &release)
+	}
+	if err := a.restartInPlace(locked); err != nil {
+		a.log.Error("the primary does not start again", "error", err)
+		return false, a.leaveRole(ctx, noticed, fmt.Sprintf("its server died and does not start again: %v", err), true, &release)
+	}
+	release()
+	release = func() {}
+	return a.awaitWritable(ctx, noticed)
+}
+
+// mayRevive counts another start of a server that died.
+func (a *Agent) mayRevive(revivals *[]time.Time) bool {
+	now := a.clock.Now()
+	recent := (*revivals)[:0]
+	for _, t := range *revivals {
+		if now.Sub(t) < revivalWindow {
+			recent = append(recent, t)
+		}
+	}
+	*revivals = append(recent, now)
+	return len(*revivals) <= maxRevivals
+}
+
+// restartInPlace starts a crashed primary as the primary that it was. It is the one start that is not a standby's, and
+// under the lock of all actions, only while Pacemaker has the role here: whoever else could become primary does so after
+// this node's demote or stop, which wait for the lock and find what runs, or after its fencing. The timeline goes on, and
+// the standbys connect again.
+func (a *Agent) restartInPlace(ctx context.Context) error {
+	a.change = baton.Change{Kind: baton.RestartInPlace, From: a.inv.Node, To: a.inv.Node}
+	if _, err := a.killLeftovers(ctx); err != nil {
+		return err
+	}
+	if removed, err := a.pg.RemoveStaleLocks(); err != nil {
+		return err
+	} else if len(removed) > 0 {
+		a.log.Warn("removed lock files that a server left behind", "files", removed)
+	}
+	size := logSize(a.pg.LogFile)
+	if err := a.do("spawn", func() (err error) { a.spawned, err = a.pg.Spawn(); return err }); err != nil {
+		return err
+	}
+	return a.awaitRecovery(ctx, size)
+}
+
+// awaitWritable follows a primary's crash recovery, which may take long. It reports whether the server died of it.
+func (a *Agent) awaitWritable(ctx context.Context, noticed time.Time) (died bool, err error) {
+	limited, cancel := context.WithTimeout(ctx, crashPatience)
+	defer cancel()
+	err = a.poll(limited, "the end of crash recovery", 5*time.Millisecond, func() (bool, error) {
+		pm, err := a.pg.Postmaster()
+		died = err != nil
+		return died || pm.Status == "ready", nil
+	})
+	took := a.clock.Now().Sub(noticed).Milliseconds()
+	switch {
+	case died:
+		a.log.Warn("the server died in crash recovery", "ms", took)
+		return true, nil
+	case err != nil:
+		a.log.Warn("crash recovery goes on", "ms", took)
+		return false, nil
+	}
+	a.log.Info("the crashed primary serves again", "change", a.change, "ms", took)
+	a.details = map[string]string{"restart_ms": fmt.Sprint(took)}
+	a.record("done", "its postmaster died", true)
+	return false, nil
+}
+
+// leaveRole lets go of the role. A mere score moves it, without a failed action: demote leaves the crash note, and whoever
+// can prove that it has everything is promoted. dead: nobody will ever get anything from this instance; the best of the
+// others will do. Otherwise the role comes back here if everybody has refused.
+func (a *Agent) leaveRole(ctx context.Context, noticed time.Time, reason string, dead bool, release *func()) error {
+	a.log.Warn("leaving the role to others", "reason", reason)
+	a.state.Refusal = &baton.Refusal{Reason: reason, Crashed: true, Dead: dead}
+	if err := a.save("save-refusal"); err != nil {
+		return err
+	}
+	a.vol.Score, a.vol.Refused = "", noticed
+	locked, cancel := context.WithTimeout(ctx, lockedFor)
+	defer cancel()
+	if err := a.assertScore(locked, 0, true); err != nil {
+		return err
+	}
+	a.assertStatus(locked, "refused: "+reason)
+	(*release)()
+	*release = func() {}
+	if dead {
+		return nil
+	}
+	return a.takeBack(ctx)
+}
+
+// stoppedLooks is how often in a row a postmaster must be found stopped by a signal to count as hung: a person with a
+// debugger is quicker, or not on a production server.
+const stoppedLooks = 3
+
+func countStopped(pm postgres.Postmaster, before int) int {
+	if pm.Stopped() {
+		return before + 1
+	}
+	return 0
+}
+
+// endHung deals with a server that is stopped by a signal. A primary gives the role away, and its demote ends it; a
+// standby is killed and started again by whoever mourns it.
+func (a *Agent) endHung(ctx context.Context, pm postgres.Postmaster) error {
+	noticed := a.clock.Now()
+	release, err := a.flock(ctx, "action.lock")
+	if err != nil {
+		return err
+	}
+	defer func() { release() }()
+	if err := a.reload(); err != nil {
+		return err
+	}
+	locked, cancel := context.WithTimeout(ctx, lockedFor)
+	defer cancel()
+	held, err := a.cluster.Held(locked)
+	if err != nil || held == "" || !pm.Stopped() {
+		return err
+	}
+	if held != pacemaker.RolePromoted {
+		a.log.Warn("the postmaster is stopped by a signal: ending it", "pid", pm.PID)
+		_, err := a.killLeftovers(locked)
+		return err
+	}
+	return a.leaveRole(ctx, noticed, fmt.Sprintf("its postmaster (pid %d) is stopped by a signal", pm.PID), false, &release)
+}
+
+// takeBack waits until the role has found a new owner, and claims it back if everybody else refused.
+func (a *Agent) takeBack(ctx context.Context) error {
+	limited, cancel := context.WithTimeout(ctx, crashPatience)
+	defer cancel()
+	lift := false
+	err := a.poll(limited, "another node to take over", 250*time.Millisecond, func() (bool, error) {
+		st, err := a.store.Load()
+		if err != nil || st.Refusal == nil || !st.Refusal.Crashed {
+			return true, err // somebody has settled it
+		}
+		scores, err := a.cluster.Scores(limited)
+		if err != nil {
+			return false, err
+		}
+		others := false
+		for node, s := range scores {
+			if node != a.inv.Node && s == baton.ScorePrimary {
+				return true, nil // somebody has taken over
+			}
+			others = others || (node != a.inv.Node && s != pacemaker.NegInfinity)
+		}
+		lift = !others
+		return lift, nil
+	})
+	if err == nil && !lift {
+		return nil
+	}
+	if taken, err := a.roleTaken(ctx); err != nil || taken {
+		return err
+	}
+	a.log.Warn("nobody else can take over: taking the role back", "waited_for", err)
+	release, err := a.flock(ctx, "action.lock")
+	if err != nil {
+		return err
+	}
+	defer release()
+	if err := a.reload(); err != nil {
+		return err
+	}
+	a.state.Refusal = nil
+	if err := a.save("lift-refusal"); err != nil {
+		return err
+	}
+	locked, cancel := context.WithTimeout(ctx, lockedFor)
+	defer cancel()
+	return a.assertScore(locked, baton.ScorePrimary, false)
+}
+
+// roleTaken reports whether somebody else has begun a newer timeline than this node last did, or is about to: an attempt
+// under way may take longer than this node's patience, and is settled by its outcome.
+func (a *Agent) roleTaken(ctx context.Context) (bool, error) {
+	list, err := a.others(ctx)
+	if err != nil {
+		return false, err
+	}
+	own := uint64(0)
+	taken := false
+	for _, c := range baton.Gather(list, "").Claims { // oldest first
+		switch {
+		case c.Node == a.inv.Node && c.State == baton.Effective:
+			own, taken = c.Seq, false
+		case c.Node != a.inv.Node && c.Open() && c.Seq > own:
+			taken = true
+		}
+	}
+	return taken, nil
+}
