@@ -367,8 +367,9 @@ func (s *scenario) fencedAt(node string) (time.Time, bool) {
 	s.t.Helper()
 	for _, e := range fencings(s.t, s.lab)[len(s.fenced):] {
 		f := strings.Fields(e)
-		at, err := time.Parse(time.RFC3339Nano, f[0])
-		if f[len(f)-1] == node && err == nil {
+		at, err := time.Parse(time.DateOnly+" 15:04:05.000", time.Now().UTC().Format(time.DateOnly)+" "+f[0])
+		s.must(err)
+		if f[len(f)-1] == node {
 			return at, true
 		}
 	}

@@ -1,0 +1,191 @@
+package e2e
+
+import (
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/pgbaton/pgbaton/internal/lab"
+)
+
+// coldLimit is how long a cluster that was stopped cleanly may take from the last needed start to a primary, besides what
+// Corosync and Pacemaker take to form it.
+const coldLimit = 3 * time.Second
+
+// staysOff is a lab in which a node that lost its power stays off until the test switches it on.
+func staysOff() lab.Options {
+	o := failing()
+	o.AutoReturn = time.Hour
+	// A node that has not been seen since the others started is fenced by default, which does nothing but take time here:
+	// it is off.
+	o.Properties = map[string]string{"startup-fencing": "false"}
+	return o
+}
+
+// Ensure a cluster of which nothing ran any more finds its way back, in whatever order the nodes return.
+func TestColdStart(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		run  func(*scenario)
+	}{
+		{"46 power loss of all, all return", func(s *scenario) { s.powerLoss(0) }},
+		{"46 power loss of all, the primary returns first", func(s *scenario) { s.powerLoss(3*time.Second, s.old) }},
+		{"46 power loss of all, the primary returns last", func(s *scenario) { s.powerLoss(3*time.Second, s.others...) }},
+		{"47 clean stop of all, all return", func(s *scenario) { s.cleanStop(0) }},
+		{"47 clean stop of all, the primary returns first", func(s *scenario) { s.cleanStop(3*time.Second, s.old) }},
+		{"47 clean stop of all, the primary returns last", func(s *scenario) { s.cleanStop(3*time.Second, s.others...) }},
+		{"47 clean stop of all, one returns alone", func(s *scenario) { s.cleanStop(10*time.Second, s.others[0]) }},
+		{"47 those return who missed the end", missedTheEnd},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			c := testCluster(t, "cold", staysOff())
+			c.useFaults(t, false)
+			tt.run(c.begin(t, 4*time.Minute, true))
+		})
+	}
+}
+
+// powerOn switches nodes on at once, and returns when.
+func (s *scenario) powerOn(nodes ...string) time.Time {
+	s.t.Helper()
+	began := time.Now()
+	for _, n := range nodes {
+		s.must(s.lab.Power(s.ctx, n, true))
+	}
+	return began
+}
+
+// rest are the nodes besides these.
+func (s *scenario) rest(nodes []string) []string {
+	var list []string
+	for _, n := range s.lab.Names {
+		if !strings.Contains(" "+strings.Join(nodes, " ")+" ", " "+n+" ") {
+			list = append(list, n)
+		}
+	}
+	return list
+}
+
+// powerLoss cuts the power of all nodes at once. These return first, the others after a while.
+func (s *scenario) powerLoss(after time.Duration, first ...string) {
+	s.t.Helper()
+	was := s.timeline(s.old)
+	s.load.Mark("power off")
+	var wg sync.WaitGroup
+	for _, n := range s.lab.Names {
+		wg.Go(func() { s.lab.Power(s.ctx, n, false) })
+	}
+	wg.Wait()
+	began := s.powerOn(first...)
+	time.Sleep(after)
+	if len(s.rest(first)) > 1 {
+		began = time.Now() // the first were not enough
+	}
+	s.powerOn(s.rest(first)...)
+	now := s.newPrimary(was, "")
+	s.must(s.load.AwaitAck(s.within(roleLimit)))
+	s.stage("%s is primary, %.1f s after enough nodes were on", now, time.Since(began).Seconds())
+	for _, n := range s.lab.Names {
+		if n != now {
+			s.returned(n, now)
+		}
+	}
+	s.takenOver(now, was, "power off", 0)
+}
+
+// cleanStop shuts all nodes down in good order, at once: nothing is lost, whoever returns.
+func (s *scenario) cleanStop(after time.Duration, first ...string) {
+	s.t.Helper()
+	was := s.timeline(s.old)
+	s.load.Mark("stop")
+	var wg sync.WaitGroup
+	for _, n := range s.lab.Names {
+		wg.Go(func() {
+			if err := s.lab.Shutdown(s.ctx, n); err != nil {
+				s.t.Errorf("shutting %s down: %v", n, err)
+			}
+		})
+	}
+	wg.Wait()
+	s.stage("all nodes are down")
+	began := s.powerOn(first...)
+	for end := time.Now().Add(after); time.Now().Before(end) && len(first) == 1; time.Sleep(200 * time.Millisecond) {
+		if out, err := s.lab.SQL(s.ctx, first[0], "SELECT pg_is_in_recovery()"); err == nil && out == "f" {
+			s.t.Fatalf("%s, alone, was promoted", first[0])
+		}
+	}
+	time.Sleep(max(0, after-time.Since(began)))
+	if len(s.rest(first)) > 1 {
+		began = time.Now()
+	}
+	s.powerOn(s.rest(first)...)
+	now := s.newPrimary(was, "")
+	s.must(s.load.AwaitAck(s.within(roleLimit)))
+	s.stage("%s is primary, %.1f s after enough nodes were on", now, time.Since(began).Seconds())
+	s.coldStartIsQuick(now)
+	r := s.finish()
+	s.outage(r, "stop", 0)
+}
+
+// coldStartIsQuick checks the time from the last start of an instance that was needed to the promotion, by the agents'
+// logs.
+func (s *scenario) coldStartIsQuick(now string) {
+	s.t.Helper()
+	var started, promoted time.Time
+	for _, l := range s.logs.From(0) {
+		switch {
+		case l.Node == now && l.Msg == "start":
+			started = l.Time
+		case l.Node == now && l.Msg == "promoted":
+			promoted = l.Time
+		}
+	}
+	took := promoted.Sub(started)
+	s.t.Logf("promoted %.2f s after %s had started", took.Seconds(), now)
+	if took > coldLimit {
+		s.t.Errorf("%s was promoted %.1f s after it had started, expected at most %s", now, took.Seconds(), coldLimit)
+	}
+}
+
+// missedTheEnd has the standbys leave in good order, one after the other, while the primary goes on writing; then it loses
+// its quorum, and all that it had. The two standbys return without it: they must not be promoted, and say why. It comes
+// back, and is.
+func missedTheEnd(s *scenario) {
+	was := s.timeline(s.old)
+	s.cutStandby(s.others...)
+	time.Sleep(time.Second)
+	s.stage("nobody receives what %s writes", s.old)
+	for _, n := range s.others {
+		s.must(s.lab.Shutdown(s.ctx, n))
+	}
+	s.must(s.lab.Shutdown(s.ctx, s.old))
+	s.must(s.lab.HealAll(s.ctx))
+	s.stage("all nodes are down, %s last", s.old)
+	s.powerOn(s.others...)
+	for _, n := range s.others {
+		s.await(healLimit, func() error {
+			st, err := s.lab.Status(s.ctx)
+			if err != nil {
+				return lab.NotYet("%v", err)
+			}
+			if p := st.Promoted(); len(p) > 0 {
+				s.t.Fatalf("%v is promoted without what %s wrote last", p, s.old)
+			}
+			text := st.Node(n).Attributes["pgbaton-status-"+lab.Resource]
+			if !strings.HasPrefix(text, "refused: ") || st.Node(n).Score != "-INFINITY" {
+				return lab.NotYet("%s has the score %q, and crm_mon -A says of it: %q", n, st.Node(n).Score, text)
+			}
+			return nil
+		})
+		s.stage("crm_mon -A says of %s: %s", n, s.status().Node(n).Attributes["pgbaton-status-"+lab.Resource])
+	}
+	s.powerOn(s.old)
+	now := s.newPrimary(was, "")
+	s.must(s.load.AwaitAck(s.within(roleLimit)))
+	s.stage("%s is primary", now)
+	if now != s.old {
+		s.t.Errorf("%s was promoted, expected %s", now, s.old)
+	}
+	s.finish()
+}
