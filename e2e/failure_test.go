@@ -348,6 +348,7 @@ func (s *scenario) takenOver(now string, was uint32, mark string, limit time.Dur
 	}
 	s.outage(r, mark, limit)
 	s.primaryIs(now)
+	s.noFailedActions(s.old)
 	return r
 }
 

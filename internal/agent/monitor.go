@@ -166,14 +166,14 @@ func (a *Agent) monitorStandby(ctx context.Context, f facts) error {
 		a.confirmOwnNote(ctx)
 	}
 	st := baton.Standing{OwnNote: a.ownNote()}
-	status := ""
+	status, caughtUp := "", false
 	var timeline pgdisk.TimelineID
 	sess, err := a.pg.Connect(wait)
 	if err == nil {
 		defer sess.Close()
 		var v postgres.StandbyView
 		v, err = sess.Standby(wait)
-		st.Streaming, timeline = v.Streaming, v.Timeline
+		st.Streaming, timeline, caughtUp = v.Streaming, v.Timeline, v.CaughtUp
 		if err == nil {
 			// Also while it streams: a twin may receive, again and again, the part of its timeline that its primary passed
 			// over, up to where its own WAL begins to differ.
@@ -194,6 +194,12 @@ func (a *Agent) monitorStandby(ctx context.Context, f facts) error {
 	}
 	if st.Streaming && !a.unlocked {
 		a.witness(timeline)
+		if caughtUp && a.state.Left != nil {
+			a.state.Left = nil
+			if err := a.save("caught-up"); err != nil {
+				return err
+			}
+		}
 	}
 	if err := a.upkeep(ctx, f, st, status, timeline); err != nil {
 		a.log.Warn("upkeep", "error", err)

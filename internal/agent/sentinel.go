@@ -72,10 +72,10 @@ func (a *Agent) sentinel(ctx context.Context) error {
 			continue
 		}
 		var receiver connecting
-		stopped := 0
+		stopped, since := 0, a.clock.Now()
 		for !watch(pm.Process, sentinelInterval) {
 			a.unstick(ctx, pm, &receiver)
-			a.tend(ctx, &tended)
+			a.tend(since, &tended)
 			if stopped = countStopped(pm, stopped); stopped == stoppedLooks {
 				if err := a.endHung(ctx, pm); err != nil {
 					a.log.Error("sentinel", "error", err)
@@ -103,8 +103,9 @@ const (
 )
 
 // tend runs a monitor where what this node says of itself must not wait for the next one: attrd was restarted, and scores
-// went with it; or a refusal may have served, and until it is lifted there is one candidate less for the next failure.
-func (a *Agent) tend(ctx context.Context, last *time.Time) {
+// went with it; a refusal may have served, or a standby that came back has caught up, and until that is known there is
+// one candidate less for the next failure.
+func (a *Agent) tend(since time.Time, last *time.Time) {
 	now := a.clock.Now()
 	if now.Sub(*last) < tendEvery {
 		return
@@ -112,7 +113,12 @@ func (a *Agent) tend(ctx context.Context, last *time.Time) {
 	vol := journal.LoadVolatile(a.inv.Resource)
 	restarted := vol.Attrd != "" && a.cluster.Incarnation(vol.Attrd) != vol.Attrd
 	refused := vol.Score == pacemaker.NegInfinity.String() && now.Sub(vol.Refused) < tendFor
-	if !restarted && !refused {
+	behind := false
+	if now.Sub(since) < tendFor {
+		st, err := a.store.Load()
+		behind = err == nil && st.Left != nil
+	}
+	if !restarted && !refused && !behind {
 		return
 	}
 	*last = now

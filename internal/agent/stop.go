@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io/fs"
 
+	"github.com/pgbaton/pgbaton/internal/baton"
 	"github.com/pgbaton/pgbaton/internal/ocf"
 	"github.com/pgbaton/pgbaton/internal/pgdisk"
 	"github.com/pgbaton/pgbaton/internal/postgres"
@@ -17,6 +18,9 @@ func (a *Agent) stop(ctx context.Context) error {
 	var foreign *postgres.ForeignError
 	if errors.As(lookErr, &foreign) {
 		return ocf.Errorf(ocf.ErrGeneric, "%w: end it by hand", foreign)
+	}
+	if f.role == standby {
+		a.leave()
 	}
 	// A pg_control that cannot be read does not make the server any less alive.
 	if f.postmaster.PID != 0 && (lookErr != nil || f.role == primary || f.role == standby || f.role == ambiguousUp) {
@@ -70,5 +74,24 @@ func (a *Agent) afterStop(ctx context.Context, f facts) {
 		} else if kept {
 			a.spawnAftercare()
 		}
+	}
+}
+
+// leave writes down that this standby goes while a primary runs, as far as it knows. Where the primary has ended, its note
+// says what there is to have.
+func (a *Agent) leave() {
+	know := baton.Knowledge{Note: a.state.Note, Claims: a.state.Claims}
+	if _, err := know.Usable(""); err == nil || !a.vol.Live || a.state.Left != nil {
+		return
+	}
+	left := &baton.Left{Primary: "another node"}
+	for _, c := range a.state.Claims {
+		if c.State == baton.Effective {
+			left.Primary, left.Timeline = c.Node, c.Timeline
+		}
+	}
+	a.state.Left = left
+	if err := a.save("save-left"); err != nil {
+		a.log.Error("not written down that a primary runs without this node", "error", err)
 	}
 }

@@ -65,6 +65,14 @@ type Candidate struct {
 	History  pgdisk.History // ancestors of Position.Timeline
 	Identity uint32         // CRC of the first record of Position.Timeline, 0 if unknown
 	Last     *LastRecord    // nil if it could not be read
+	Left     *Left          // it left a running primary and has not caught up since
+}
+
+// Left is what a standby writes down when it leaves a cluster whose primary runs: from then on it misses what is committed,
+// and nobody may take its word that it has everything until it has caught up with a primary.
+type Left struct {
+	Primary  string            `json:"primary"`
+	Timeline pgdisk.TimelineID `json:"timeline"`
 }
 
 // Knowledge is what a node can say about the cluster's past from everything it can see: its own state and the

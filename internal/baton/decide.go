@@ -159,6 +159,9 @@ func decideLone(q Question, know Knowledge, note *Note) Verdict {
 
 // elect compares positions, for want of a note.
 func elect(q Question, know Knowledge, answers map[string]Answer, avoid []Claim, noteErr error) Verdict {
+	if l := q.Self.Left; l != nil {
+		return refuse("%s left while %s was primary of timeline %d, and misses what was committed since: start %s, or accept the loss", q.Self.Node, l.Primary, l.Timeline, l.Primary)
+	}
 	if s := silent(q, answers); len(s) > 0 && !q.Settled {
 		return wait("no answer yet from %s", names(s))
 	}

@@ -26,6 +26,7 @@ import (
 //	ask NODE [sees NODE,...] [answers NODE,...] [settled] [maxlag BYTES]
 //	                            pre-promote; both lists are all nodes that are on if not given
 //	promote NODE [killed POINT] as asked: agent killed before-claim, before-request, before-effective, before-publishing
+//	leave NODE                  its standby is stopped in good order
 //	refuse NODE                 what it asked for
 //	power off|on NODE
 //	clone NODE from NODE
@@ -144,6 +145,9 @@ func (p *play) run(f []string) (err error) {
 		}
 	case "crash":
 		p.crash(n)
+	case "leave":
+		n.leave()
+		p.tell("%s leaves: %+v", n.name, n.left)
 	case "dead":
 		n.dead = true
 	case "demote":

@@ -46,6 +46,7 @@ type sim struct {
 	ctl     ctlState
 	note    *baton.Note
 	claims  []baton.Claim
+	left    *baton.Left
 
 	// What it does not.
 	running, writable bool
@@ -313,6 +314,20 @@ func (n *sim) candidate() baton.Candidate {
 	return baton.Candidate{
 		Node: n.name, SystemID: 7, Position: n.position(), History: n.files[n.timeline()], Identity: n.identity(n.timeline()),
 		Last: &baton.LastRecord{Start: lsn(len(n.log) - 1), End: lsn(len(n.log)), CRC: l.id, ShutdownCheckpoint: l.shutdown},
+		Left: n.left,
+	}
+}
+
+// leave mirrors stop.go.
+func (n *sim) leave() {
+	if _, err := (baton.Knowledge{Note: n.note, Claims: n.claims}).Usable(""); err == nil || !n.live {
+		return
+	}
+	n.left = &baton.Left{}
+	for _, c := range n.claims {
+		if c.State == baton.Effective {
+			n.left = &baton.Left{Primary: c.Node, Timeline: c.Timeline}
+		}
 	}
 }
 

@@ -22,6 +22,7 @@ type State struct {
 	Claims       []baton.Claim   `json:"claims,omitempty"`
 	Participants []string        `json:"participants,omitempty"` // nodes ever seen with a bulletin
 	Refusal      *baton.Refusal  `json:"refusal,omitempty"`
+	Left         *baton.Left     `json:"left,omitempty"` // this standby left a running primary, and has not caught up since
 	Instance     *InstanceRecord `json:"instance,omitempty"`
 }
 

@@ -131,6 +131,8 @@ type StandbyView struct {
 	Received  pgdisk.LSN
 	Streaming bool // the WAL receiver is connected, to another server
 	Timeline  pgdisk.TimelineID
+	// CaughtUp: it streams, and has flushed all that its primary had when it last sent something.
+	CaughtUp bool
 	// Itself: the WAL receiver is connected to this very server. That is what becomes of an old primary that still holds
 	// the virtual IP its primary_conninfo names; it looks like a healthy standby and receives nothing.
 	Itself bool
@@ -144,7 +146,8 @@ func (s *Session) Standby(ctx context.Context) (StandbyView, error) {
   coalesce((select received_tli from pg_catalog.pg_stat_wal_receiver), 0),
   coalesce(pg_catalog.pg_last_wal_receive_lsn()::text, '0/0'),
   coalesce((select conninfo from pg_catalog.pg_stat_wal_receiver), ''),
-  coalesce((select pg_catalog.string_agg(application_name, E'\n') from pg_catalog.pg_stat_replication), '')`)
+  coalesce((select pg_catalog.string_agg(application_name, E'\n') from pg_catalog.pg_stat_replication), ''),
+  coalesce((select status = 'streaming' and flushed_lsn >= latest_end_lsn from pg_catalog.pg_stat_wal_receiver), false)`)
 	if err != nil {
 		return v, err
 	}
@@ -154,7 +157,7 @@ func (s *Session) Standby(ctx context.Context) (StandbyView, error) {
 	if v.Received, err = pgdisk.ParseLSN(r[3]); err != nil {
 		return v, err
 	}
-	v.Streaming = r[1] == "t"
+	v.Streaming, v.CaughtUp = r[1] == "t", r[6] == "t"
 	var tli uint32
 	fmt.Sscan(r[2], &tli)
 	v.Timeline = pgdisk.TimelineID(tli)
@@ -164,7 +167,7 @@ func (s *Session) Standby(ctx context.Context) (StandbyView, error) {
 	}
 	// Every node has an application_name of its own (validate-all): a walsender here that serves ours is our own.
 	if name != "" && slices.Contains(strings.Split(r[5], "\n"), name) {
-		v.Streaming, v.Itself = false, true
+		v.Streaming, v.CaughtUp, v.Itself = false, false, true
 	}
 	return v, nil
 }
