@@ -128,34 +128,26 @@ func (a *Agent) prePromoteOther(ctx context.Context) error {
 	wait, cancel := context.WithTimeout(ctx, challengeLimit)
 	defer cancel()
 	var challenge *baton.Challenge
-	ahead := false
+	answered := false
 	err := a.poll(wait, "a challenge from "+a.plan.Promote[0], challengeInterval, func() (bool, error) {
 		list, err := a.bulletins(ctx)
 		if err != nil {
 			return false, err
 		}
-		challenge = a.unanswered(list)
-		ahead = challenge == nil && a.answeredAhead(list)
-		return challenge != nil || ahead, nil
+		challenge = a.inForce(list)
+		answered = challenge != nil && a.answered(list, challenge)
+		return challenge != nil, nil
 	})
-	switch {
-	case ahead:
-		return nil
-	case err != nil:
-		// Pacemaker under load runs one action at a time: the target may ask only when this notification has ended.
-		a.log.Info("no challenge yet: answering when it comes", "error", err)
-		a.spawnDetached(answerAction)
-		return nil
+	if err == nil && !answered {
+		return a.answerTo(ctx, challenge)
 	}
-	return a.answerTo(ctx, challenge)
-}
-
-// answeredAhead reports whether the target's challenge was answered in post-demote and is still the one in force. The
-// target takes up a challenge that it published ahead by the same rule ([Agent.asked]), for somewhat longer, so that it
-// does not ask anew when nobody listens any more.
-func (a *Agent) answeredAhead(list []baton.Bulletin) bool {
-	challenge := a.inForce(list)
-	return challenge != nil && a.answered(list, challenge) && a.clock.Now().Sub(a.vol.AnsweredAt) <= askedFor/2
+	// Answered in post-demote; but a target whose attempt was cut short since then asks anew. Or nothing is asked yet:
+	// Pacemaker under load runs one action at a time, and the target's may come only when this one has ended.
+	if err != nil {
+		a.log.Info("no challenge yet: answering when it comes", "error", err)
+	}
+	a.spawnDetached(answerAction)
+	return nil
 }
 
 // inForce is the challenge of the target of the plan. One that somebody else's attempt has followed was left by an attempt
@@ -188,16 +180,31 @@ const (
 	aheadLimit     = 250 * time.Millisecond
 	challengeLimit = 500 * time.Millisecond
 	lateLimit      = 30 * time.Second
-	lateInterval   = 100 * time.Millisecond
+	lateInterval   = 200 * time.Millisecond
 )
 
-// lateAnswer waits for a challenge of the target of the plan that it was started for, and answers it. The lock is held
-// for the answer only, never while it waits.
+// lateAnswer waits for a challenge of the target of the plan that it was started for, and answers it. It ends when the
+// challenge that was answered before has served. The lock is held for the answer only, never while it waits.
 func (a *Agent) lateAnswer(ctx context.Context) error {
 	wait, cancel := context.WithTimeout(ctx, lateLimit)
 	defer cancel()
-	if _, err := a.awaitChallenge(wait, lateInterval); err != nil {
-		return nil // the plan was dropped
+	var challenge *baton.Challenge
+	answered := false
+	err := a.poll(wait, "a challenge from "+a.plan.Promote[0], lateInterval, func() (bool, error) {
+		a.clock.Sleep(wait, lateInterval) // the target goes first
+		list, err := a.bulletins(wait)
+		if err != nil {
+			return false, err
+		}
+		challenge = a.inForce(list)
+		if challenge == nil {
+			return answered, nil // it was taken back: promoted, or refused
+		}
+		answered = a.answered(list, challenge)
+		return !answered, nil
+	})
+	if err != nil || challenge == nil {
+		return nil // the plan was dropped, or there is nothing to answer any more
 	}
 	release, err := a.flock(wait, "action.lock")
 	if err != nil {
@@ -207,7 +214,7 @@ func (a *Agent) lateAnswer(ctx context.Context) error {
 	if err := a.reload(); err != nil {
 		return err
 	}
-	challenge, err := a.challenge(wait)
+	challenge, err = a.challenge(wait)
 	if err != nil || challenge == nil {
 		return err // a notification of this node, or another one of these, has answered
 	}
@@ -252,7 +259,6 @@ func (a *Agent) answerTo(ctx context.Context, challenge *baton.Challenge) error 
 	// answers the first attempt of a cold start, too, and learns by that nothing of a primary that is missing.
 	a.vol.Saw = baton.Attend(a.vol.Saw, a.state.Claims, challenge.Claim)
 	a.vol.LastAnswer = ans
-	a.vol.AnsweredAt = a.clock.Now()
 	a.saveVolatile()
 	a.details["answer"] = ans.Position.String()
 	a.log.Info("answering", "to", challenge.Claim.Node, "claim", challenge.Claim, "position", ans.Position, "unfit", ans.Unfit)

@@ -26,7 +26,6 @@ type Volatile struct {
 	Heard      *Heard           `json:"heard,omitempty"`       // what the verdict of pre-promote rested on
 	Asking     *baton.Challenge `json:"asking,omitempty"`      // the challenge in this node's bulletin
 	LastAnswer *baton.Answer    `json:"last_answer,omitempty"` // the answer in it
-	AnsweredAt time.Time        `json:"answered_at,omitzero"`  // when this node answered a challenge last
 	Refused    time.Time        `json:"refused,omitzero"`      // when a crashed primary left the role to others
 	Primary    *pgdisk.Position `json:"primary,omitempty"`     // how far the primary had written, by its last monitor
 	Score      string           `json:"score,omitempty"`       // the promotion score set last
