@@ -4,8 +4,10 @@ import (
 	"errors"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -29,6 +31,81 @@ func TestHandoverWhile(t *testing.T) {
 	run("two requests come at once", twoRequests)
 	run("the cluster is in maintenance", whileMaintenance)
 	run("a standby is cascaded from the target", whileCascaded)
+	run("the third node's server hangs", whileThirdHangs)
+	run("a person forces the roles", forcedRoles)
+}
+
+// whileThirdHangs stops all processes of the server that has no part in the handover.
+func whileThirdHangs(s *scenario) {
+	target, third, was := s.others[0], s.others[1], s.timeline(s.old)
+	from := s.logs.Count()
+	s.must(s.lab.SignalPostgres(third, syscall.SIGSTOP, true))
+	s.move(target)
+	s.newPrimary(was, target)
+	s.must(s.load.AwaitAck(s.within(roleLimit)))
+	for _, l := range s.logs.From(from) {
+		if l.Node != third || l.Attrs["ms"] == "" {
+			continue
+		}
+		took, err := strconv.Atoi(l.Attrs["ms"])
+		s.must(err)
+		if strings.HasSuffix(l.Msg, "-demote") || strings.HasSuffix(l.Msg, "-promote") {
+			s.t.Logf("%s of %s, whose server hangs, took %d ms", l.Msg, third, took)
+			// A second by design; what a busy machine adds is not the agent's.
+			if took > 2000 {
+				s.t.Errorf("%s of %s took %d ms: a sick third node held everybody up", l.Msg, third, took)
+			}
+		}
+	}
+	// Whether the sentinel has ended the hung server by now or not.
+	if err := s.lab.SignalPostgres(third, syscall.SIGCONT, true); err != nil {
+		s.t.Logf("SIGCONT: %v", err)
+	}
+	s.handover(was, target)
+}
+
+// forcedRoles demotes and promotes by crm_resource --force-..., which tells the agent of no plan: the old primary's own disk
+// ends with its clean shutdown, that of a standby which was cut off before does not.
+func forcedRoles(s *scenario) {
+	standby, third := s.others[0], s.others[1]
+	s.stopLoad()
+	force := func(node, action string) (string, error) {
+		return s.lab.Run(s.ctx, node, "crm_resource", "--force-"+action, "-r", lab.Resource, "-V")
+	}
+	s.run(third, "crm_resource", "-r", lab.Clone, "--meta", "-p", "is-managed", "-v", "false")
+	s.must(s.lab.WaitIdle(s.within(healLimit)))
+	s.cutStandby(standby)
+	s.sql(s.old, "SELECT pg_logical_emit_message(true, 'e2e', 'only here and on "+third+"'); SELECT pg_switch_wal()")
+	if out, err := force(s.old, "demote"); err != nil {
+		s.t.Fatalf("--force-demote on %s: %v: %s", s.old, err, out)
+	}
+	s.await(healLimit, func() error {
+		if out, err := s.lab.SQL(s.ctx, s.old, "SELECT pg_is_in_recovery()"); err != nil || out != "t" {
+			return lab.NotYet("%s is not back as a standby: %q (%v)", s.old, out, err)
+		}
+		return nil
+	})
+	s.stage("%s was demoted by force", s.old)
+	out, err := force(standby, "promote")
+	if err == nil {
+		s.t.Errorf("--force-promote on %s, which lacks WAL, succeeded: %s", standby, out)
+	}
+	s.logged(standby, `not promoted: `+standby+` lacks the last \d+ bytes of WAL`)
+	if out := s.sql(standby, "SELECT pg_is_in_recovery()"); out != "t" {
+		s.t.Fatalf("%s was promoted without the end of the WAL", standby)
+	}
+	if out, err := force(s.old, "promote"); err != nil {
+		s.t.Fatalf("--force-promote on %s, which has everything: %v: %s", s.old, err, out)
+	}
+	if out := s.sql(s.old, "SELECT pg_is_in_recovery()"); out != "f" {
+		s.t.Errorf("%s is not writable after --force-promote", s.old)
+	}
+	s.stage("%s was promoted by force, %s was not", s.old, standby)
+	s.must(s.lab.HealAll(s.ctx))
+	s.run(third, "crm_resource", "-r", lab.Clone, "--meta", "-d", "is-managed")
+	s.promoted(s.old)
+	s.streaming()
+	s.sameRows()
 }
 
 // handover moves the role, checks the proof and ends the scenario.

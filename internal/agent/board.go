@@ -123,6 +123,10 @@ func (a *Agent) present(bulletins []baton.Bulletin) []string {
 	return list
 }
 
+// answerLimit bounds the look at one's own WAL: everybody waits for a node whose server or disk hangs, and one that is not
+// the target must not hold them up for more than a second.
+const answerLimit = 500 * time.Millisecond
+
 // answer is this node's reply to a challenge: where its WAL ends now.
 func (a *Agent) answer(ctx context.Context, challenge string) *baton.Answer {
 	ans := &baton.Answer{Challenge: challenge, Live: a.vol.Live, Saw: a.vol.Saw}
@@ -145,7 +149,7 @@ func (a *Agent) answer(ctx context.Context, challenge string) *baton.Answer {
 		ans.Identity = a.identity(pgdisk.OpenWAL(a.pg.DataDir, f.control), ans.Position.Timeline)
 		return ans
 	}
-	brief, cancel := context.WithTimeout(ctx, time.Second)
+	brief, cancel := context.WithTimeout(ctx, answerLimit)
 	defer cancel()
 	c, err := a.measure(brief, f, a.state.Note, false)
 	if err != nil {
@@ -179,7 +183,7 @@ func (a *Agent) said(ctx context.Context, f facts) (pgdisk.Position, error) {
 	if f.role != standby {
 		return pgdisk.Position{}, errors.New("the end of its WAL could not be read in time")
 	}
-	brief, cancel := context.WithTimeout(ctx, time.Second)
+	brief, cancel := context.WithTimeout(ctx, answerLimit/2)
 	defer cancel()
 	sess, err := a.pg.Connect(brief)
 	if err != nil {

@@ -24,6 +24,9 @@ func (a *Agent) demote(ctx context.Context) error {
 	}
 	switch f.role {
 	case primary:
+		if !a.plan.Known() {
+			a.hurrySenders(f) // no pre-demote did, and a standby that is cut off would turn the clean end into a crash
+		}
 		f, err = a.endPrimary(ctx, f)
 		if err != nil {
 			return err

@@ -102,6 +102,11 @@ func TestWALDump(t *testing.T) {
 			from := s.control().CheckPoint
 			if segMB <= 64 {
 				awkward(q)
+				if segMB == 16 {
+					bench := filepath.Join(filepath.Dir(tool(t, waldumpMajor, "pg_waldump")), "pgbench")
+					run(t, bench, "-h", s.dir, "-U", "postgres", "-i", "-q", "postgres")
+					run(t, bench, "-h", s.dir, "-U", "postgres", "-c", "2", "-T", "2", "postgres")
+				}
 				awkwardEnd(q)
 			} else {
 				q.exec("CREATE TABLE t AS SELECT i, md5(i::text) FROM generate_series(1, 10000) i",
