@@ -73,7 +73,7 @@ func choosePoints(t *testing.T, points []killPoint) []killPoint {
 		}
 	}
 	t.Logf("seed %d (PGBATON_KILL_SEED)", seed)
-	size := 24
+	size := 8
 	if s := os.Getenv("PGBATON_KILL_POINTS"); s != "" {
 		var err error
 		if size, err = strconv.Atoi(s); err != nil {
