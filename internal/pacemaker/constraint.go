@@ -40,15 +40,11 @@ func (c Constraint) Bans(node string) bool {
 // them to the promotion score when it sorts the candidates. Those for the
 // unpromoted role alone do not.
 func RoleConstraints(ctx context.Context, r Runner, resource string) ([]Constraint, error) {
-	out, err := r.Run(ctx, "cibadmin", "--query", "--local", "--xpath", "/cib/configuration")
+	c, err := ReadConfiguration(ctx, r)
 	if err != nil {
-		return nil, fmt.Errorf("read the constraints of %s: %w", resource, err)
+		return nil, fmt.Errorf("constraints of %s: %w", resource, err)
 	}
-	cs, err := parseConstraints(out, resource, time.Now())
-	if err != nil {
-		return nil, fmt.Errorf("read the constraints of %s: %w", resource, err)
-	}
-	return cs, nil
+	return c.RoleConstraints(resource, time.Now()), nil
 }
 
 // configuration is the part of the CIB that constraints refer to.
@@ -63,11 +59,7 @@ type cibNode struct {
 	attributes map[string]string // permanent ones
 }
 
-func parseConstraints(cib []byte, resource string, now time.Time) ([]Constraint, error) {
-	root, err := parseXML(cib)
-	if err != nil {
-		return nil, fmt.Errorf("cibadmin's answer is not XML: %w", err)
-	}
+func roleConstraints(root element, resource string, now time.Time) []Constraint {
 	cfg := configuration{names: resourceNames(root, resource), now: now}
 	for nodes := range root.all("nodes") {
 		for _, n := range nodes.Children {
@@ -82,7 +74,7 @@ func parseConstraints(cib []byte, resource string, now time.Time) ([]Constraint,
 	for loc := range root.all("rsc_location") {
 		out = append(out, cfg.location(loc)...)
 	}
-	return out, nil
+	return out
 }
 
 // resourceNames returns the resource, the clones and groups around it, and the tags

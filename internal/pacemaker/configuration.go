@@ -1,0 +1,172 @@
+package pacemaker
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Configuration is the part of the CIB that people write.
+type Configuration struct{ root element }
+
+// ReadConfiguration reads this node's copy of the configuration.
+func ReadConfiguration(ctx context.Context, r Runner) (Configuration, error) {
+	out, err := r.Run(ctx, "cibadmin", "--query", "--local", "--xpath", "/cib/configuration")
+	if err != nil {
+		return Configuration{}, fmt.Errorf("read the cluster's configuration: %w", err)
+	}
+	root, err := parseXML(out)
+	if err != nil {
+		return Configuration{}, fmt.Errorf("read the cluster's configuration: cibadmin's answer is not XML: %w", err)
+	}
+	return Configuration{root}, nil
+}
+
+// RoleConstraints is [RoleConstraints] for a configuration that was read before.
+func (c Configuration) RoleConstraints(resource string, now time.Time) []Constraint {
+	return roleConstraints(c.root, resource, now)
+}
+
+// Parameters returns the instance attributes of a primitive. Of several sets, and of rules on them, nothing is known
+// here: the first word on a name is taken, as Pacemaker does where all sets apply.
+func (c Configuration) Parameters(primitive string) map[string]string {
+	params := map[string]string{}
+	for p := range c.root.all("primitive") {
+		if p.attr("id") != primitive {
+			continue
+		}
+		for _, set := range p.Children {
+			if set.name() != "instance_attributes" {
+				continue
+			}
+			for nv := range set.all("nvpair") {
+				if _, ok := params[nv.attr("name")]; !ok {
+					params[nv.attr("name")] = nv.attr("value")
+				}
+			}
+		}
+	}
+	return params
+}
+
+// Move is a location constraint for the role that a person's command left: crm_resource, pcs, crmsh and pgbaton name it
+// "cli-...".
+type Move struct {
+	ID    string
+	Rule  string // id of its rule, by which one that pgbaton made is told from another of the same name; "" if it has none
+	Nodes []string
+	Score Score
+	Ends  time.Time // zero: never
+}
+
+// InForce tells whether the scheduler still heeds it.
+func (m Move) InForce(now time.Time) bool { return m.Ends.IsZero() || now.Before(m.Ends) }
+
+// String is for a person.
+func (m Move) String() string {
+	what := fmt.Sprintf("%s: %s on %s", m.ID, m.Score, strings.Join(m.Nodes, ", "))
+	if !m.Ends.IsZero() {
+		what += " until " + m.Ends.Local().Format("15:04:05")
+	}
+	return what
+}
+
+// Moves returns the constraints that moves and bans of a resource or its clone left, also those whose time is over.
+func (c Configuration) Moves(resource string) []Move {
+	var moves []Move
+	names := resourceNames(c.root, resource)
+	for loc := range c.root.all("rsc_location") {
+		if !strings.HasPrefix(loc.attr("id"), "cli-") || !slices.Contains(names, loc.attr("rsc")) {
+			continue
+		}
+		m := Move{ID: loc.attr("id")}
+		score := loc.attr("score")
+		if node := loc.attr("node"); node != "" {
+			m.Nodes = append(m.Nodes, node)
+		}
+		if rule := loc.child("rule"); rule.attr("id") != "" {
+			m.Rule, score = rule.attr("id"), rule.attr("score")
+			for e := range rule.all("expression") {
+				if e.attr("attribute") == "#uname" {
+					m.Nodes = append(m.Nodes, e.attr("value"))
+				}
+			}
+			for d := range rule.all("date_expression") {
+				if end, present, ok := date(d.attr("end")); present && ok {
+					m.Ends = end
+				}
+			}
+		}
+		m.Score, _ = ParseScore(score)
+		moves = append(moves, m)
+	}
+	return moves
+}
+
+// Prefer orders the promoted role of a clone to a node until end, by a constraint of the name that crm_resource --move
+// would give it, so that crm_resource --clear and its kin find it. It is made in one step that fails if there is one of
+// that name already ([ErrMoveExists]): of two people only one moves.
+func Prefer(ctx context.Context, r Runner, clone, node, rule, role string, end time.Time) error {
+	for _, s := range []string{clone, node, rule} {
+		if s == "" || strings.ContainsAny(s, `'"<>& `) {
+			return fmt.Errorf("move %s to %s: name %q: expected one without spaces and quotes", clone, node, s)
+		}
+	}
+	_, err := r.Run(ctx, "cibadmin", "--create", "--scope", "constraints", "--xml-text",
+		fmt.Sprintf(`<rsc_location id="%s" rsc="%s" role="%s"><rule id="%s" score="INFINITY" boolean-op="and">`+
+			`<expression id="%s-node" attribute="#uname" operation="eq" value="%s" type="string"/>`+
+			`<date_expression id="%s-end" operation="lt" end="%s"/></rule></rsc_location>`,
+			PreferID(clone), clone, role, rule, rule, node, rule, writeDate(end)))
+	if ExitStatus(err) == exitExists {
+		return fmt.Errorf("move %s to %s: %w", clone, node, ErrMoveExists)
+	}
+	return wrap(err, "move %s to %s", clone, node)
+}
+
+// ErrMoveExists says that somebody else has moved the role meanwhile.
+var ErrMoveExists = fmt.Errorf("a constraint of an earlier move is there")
+
+// exitExists is CRM_EX_EXISTS.
+const exitExists = 108
+
+// PreferID is the name of the constraint that a move of a clone makes.
+func PreferID(clone string) string { return "cli-prefer-" + clone }
+
+// Prolong lets a constraint that [Prefer] made end later. It changes the configuration, and so makes Pacemaker plan anew.
+func Prolong(ctx context.Context, r Runner, rule string, end time.Time) error {
+	_, err := r.Run(ctx, "cibadmin", "--modify", "--xml-text",
+		fmt.Sprintf(`<date_expression id="%s-end" operation="lt" end="%s"/>`, rule, writeDate(end)))
+	return wrap(err, "prolong the move")
+}
+
+// Unprefer removes a constraint by its name and its rule, and no other. That it is gone already is no error.
+func Unprefer(ctx context.Context, r Runner, id, rule string) error {
+	_, err := r.Run(ctx, "cibadmin", "--delete", "--xpath",
+		fmt.Sprintf("/cib/configuration/constraints/rsc_location[@id='%s'][rule[@id='%s']]", id, rule))
+	if ExitStatus(err) == exitNoSuch {
+		return nil
+	}
+	return wrap(err, "remove the constraint %s", id)
+}
+
+// PromotedRoleName is what a constraint calls the role, in the words of the cluster's version.
+func (s ClusterState) PromotedRoleName() string {
+	if strings.HasPrefix(s.Version, "2.0.") || strings.HasPrefix(s.Version, "1.") {
+		return "Master"
+	}
+	return RolePromoted
+}
+
+// writeDate is the form of crm_resource --lifetime.
+func writeDate(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05Z") }
+
+// Idle tells whether the coordinator has nothing to do. Between two transitions it looks idle for a moment.
+func Idle(ctx context.Context, r Runner, dc string) (bool, error) {
+	out, err := r.Run(ctx, "crmadmin", "--status="+dc)
+	if err != nil {
+		return false, fmt.Errorf("ask the coordinator %s what it does: %w", dc, err)
+	}
+	return strings.Contains(string(out), "S_IDLE"), nil
+}

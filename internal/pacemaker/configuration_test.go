@@ -1,0 +1,94 @@
+package pacemaker_test
+
+import (
+	"context"
+	"errors"
+	"os"
+	"testing"
+	"time"
+
+	"github.com/pgbaton/pgbaton/internal/pacemaker"
+)
+
+// Ensure a move is in force until it ends, there can be only one, and only its owner removes it: with the installed
+// cibadmin, on a file.
+func TestPrefer(t *testing.T) {
+	run := offline(t, cibWith(t, ""))
+	read := func() pacemaker.Configuration {
+		t.Helper()
+		c, err := pacemaker.ReadConfiguration(t.Context(), run)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c
+	}
+	if moves := read().Moves("pgsqld"); len(moves) != 0 {
+		t.Fatalf("before: got %v", moves)
+	}
+	end := time.Now().Add(50 * time.Second).Truncate(time.Second)
+	prefer := func(node, rule string) error {
+		return pacemaker.Prefer(t.Context(), run, "pgsql-ha", node, rule, "Promoted", end)
+	}
+	if err := prefer("n2", "pgbaton-move-n1-aa"); err != nil {
+		t.Fatal(err)
+	}
+	if err := prefer("n3", "pgbaton-move-n3-bb"); !errors.Is(err, pacemaker.ErrMoveExists) {
+		t.Errorf("a second one: got %v, want ErrMoveExists", err)
+	}
+	c := read()
+	moves := c.Moves("pgsqld")
+	if len(moves) != 1 || moves[0].ID != "cli-prefer-pgsql-ha" || moves[0].Rule != "pgbaton-move-n1-aa" || moves[0].Nodes[0] != "n2" ||
+		moves[0].Score != pacemaker.Infinity || !moves[0].Ends.Equal(end) {
+		t.Errorf("got %+v, want one to n2 until %s", moves, end)
+	}
+	for at, want := range map[time.Time]bool{end.Add(-time.Second): true, end.Add(time.Second): false} {
+		rc := c.RoleConstraints("pgsqld", at)
+		if got := len(rc) == 1 && rc[0].Favours("n2"); got != want || moves[0].InForce(at) != want {
+			t.Errorf("in force at %s: got %v and %v, want %v", at, rc, moves[0].InForce(at), want)
+		}
+	}
+	later := end.Add(time.Minute)
+	if err := pacemaker.Prolong(t.Context(), run, "pgbaton-move-n1-aa", later); err != nil {
+		t.Fatal(err)
+	}
+	if moves := read().Moves("pgsqld"); !moves[0].Ends.Equal(later) {
+		t.Errorf("prolonged: got %+v, want the end at %s", moves[0], later)
+	}
+	for _, tc := range []struct {
+		rule string
+		left int
+	}{{"pgbaton-move-n3-bb", 1}, {"pgbaton-move-n1-aa", 0}, {"pgbaton-move-n1-aa", 0}} {
+		if err := pacemaker.Unprefer(t.Context(), run, "cli-prefer-pgsql-ha", tc.rule); err != nil {
+			t.Errorf("remove %s: %v", tc.rule, err)
+		}
+		if moves := read().Moves("pgsqld"); len(moves) != tc.left {
+			t.Errorf("after the removal of %s: got %v, want %d", tc.rule, moves, tc.left)
+		}
+	}
+	if err := prefer("n2'", "x"); err == nil {
+		t.Error("a quote in a name: no error")
+	}
+}
+
+// Ensure the parameters of the resource are found, and those of nothing else.
+func TestParameters(t *testing.T) {
+	b, err := os.ReadFile("../console/testdata/cluster/healthy/cibadmin.xml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := pacemaker.ReadConfiguration(t.Context(), always(b))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if p := c.Parameters("pgsqld"); p["pgdata"] != "/var/lib/pgha/data" || p["ip"] != "" {
+		t.Errorf("got %v, want pgdata and no ip", p)
+	}
+	if p := c.Parameters("nobody"); len(p) != 0 {
+		t.Errorf("got %v for a resource that is not there", p)
+	}
+}
+
+// always is a Runner that always answers the same.
+type always []byte
+
+func (a always) Run(context.Context, ...string) ([]byte, error) { return a, nil }
