@@ -38,6 +38,7 @@ var agentPackages = []string{
 	"github.com/pgbaton/pgbaton/internal/pacemaker",
 	"github.com/pgbaton/pgbaton/internal/pgdisk",
 	"github.com/pgbaton/pgbaton/internal/postgres",
+	"github.com/pgbaton/pgbaton/internal/view",
 }
 
 // textPackages come with pgconn, which prepares passwords with them (SASLprep).

@@ -10,6 +10,7 @@ import (
 
 	"github.com/pgbaton/pgbaton/internal/baton"
 	"github.com/pgbaton/pgbaton/internal/pacemaker"
+	"github.com/pgbaton/pgbaton/internal/view"
 )
 
 // Cluster is what the agent asks of Pacemaker and tells it.
@@ -32,6 +33,8 @@ type Cluster interface {
 	ForgetClaim(ctx context.Context, node string) error
 	// SetStatus shows a sentence in crm_mon -A; "" takes it away.
 	SetStatus(ctx context.Context, text string) error
+	// Show publishes this node's view of its instance.
+	Show(ctx context.Context, value string) error
 	// Favoured reports whether a constraint would promote the node at once if its score allowed it.
 	Favoured(ctx context.Context, node string) (bool, error)
 	// Order is the order that a person gave for this node, nil if there is none.
@@ -151,6 +154,10 @@ func (c *liveCluster) SetStatus(ctx context.Context, text string) error {
 	}
 	_, err := c.run.Run(ctx, "attrd_updater", "-n", name, "-U", text)
 	return err
+}
+
+func (c *liveCluster) Show(ctx context.Context, value string) error {
+	return c.attrd.SetPrivate(ctx, view.Attribute(c.resource), value)
 }
 
 func (c *liveCluster) Favoured(ctx context.Context, node string) (bool, error) {

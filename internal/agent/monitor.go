@@ -149,6 +149,9 @@ func (a *Agent) monitorPrimary(ctx context.Context, f facts) error {
 	if err := a.upkeep(ctx, f, st, "", timeline); err != nil {
 		a.log.Warn("upkeep", "error", err)
 	}
+	if sess != nil {
+		a.show(wait, sess)
+	}
 	switch {
 	case err == nil, errors.Is(err, postgres.ErrStarting):
 		return roleCode{ocf.RunningPromoted, ""}
@@ -203,6 +206,9 @@ func (a *Agent) monitorStandby(ctx context.Context, f facts) error {
 	}
 	if err := a.upkeep(ctx, f, st, status, timeline); err != nil {
 		a.log.Warn("upkeep", "error", err)
+	}
+	if sess != nil {
+		a.show(wait, sess)
 	}
 	if status != "" {
 		return roleCode{ocf.Degraded, status}
