@@ -2,29 +2,45 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
+	"os/signal"
+	"syscall"
 
 	"github.com/alecthomas/kong"
+
+	"github.com/pgbaton/pgbaton/internal/console"
 )
 
 // version is set by the build.
 var version = "0.1.0"
 
-const description = `Looks at a PostgreSQL cluster that the resource agent ocf:pgbaton:postgresql runs under
-Pacemaker. Run it on a node of the cluster, as root.`
+const description = `Looks at, and hands over, a PostgreSQL cluster that the resource agent
+ocf:pgbaton:postgresql runs under Pacemaker. Run it on any node of the cluster, as
+root.
+
+  pgbaton status                   who is what, what is wrong, who could take over
+  pgbaton switchover --dry-run     could the role be handed over now, and to whom?
+  pgbaton switchover --to n2       hand it to n2
+  pgbaton history                  what happened to the role, from this node
+
+Exit codes: 0 done or healthy, 1 something needs a person, 2 wrong usage, 3 refused,
+4 rolled back, 5 the end is not known, 6 Pacemaker does not answer. With 2, 3 and 6
+nothing was changed.`
 
 // common are the flags of every command.
 type common struct {
-	Resource string `short:"r" env:"PGBATON_RESOURCE" help:"The primitive's name (default: the one that has state on this node)."`
+	Resource string `short:"r" env:"PGBATON_RESOURCE" help:"The resource, if there are several: the name of the primitive or of its clone."`
 }
 
 type cli struct {
 	common
-	History historyCmd `cmd:"" help:"Show what this node had to do with changes of roles."`
-	Promote promoteCmd `cmd:"" help:"Promote a node although something is lost, when the agents promote nobody."`
-	Status  statusCmd  `cmd:"" help:"Show who is what, and what stands in the way."`
-	Version versionCmd `cmd:"" help:"Show the version."`
+	History    historyCmd    `cmd:"" help:"Show what this node had to do with changes of roles."`
+	Promote    promoteCmd    `cmd:"" help:"Promote a node although something is lost, when the agents promote nobody."`
+	Status     statusCmd     `cmd:"" help:"Show who is what, what is wrong, and whether a handover is possible."`
+	Switchover switchoverCmd `cmd:"" help:"Hand the primary role to another node."`
+	Version    versionCmd    `cmd:"" help:"Show the version."`
 }
 
 type versionCmd struct{}
@@ -35,13 +51,38 @@ func (versionCmd) Run() error {
 }
 
 func main() {
+	// A lost terminal ends nobody's handover in the middle: the command goes on without one.
+	signal.Ignore(syscall.SIGHUP, syscall.SIGPIPE)
+	os.Exit(int(run(os.Args[1:])))
+}
+
+func run(args []string) console.ExitCode {
 	var c cli
-	k := kong.Parse(
-		&c, kong.Name("pgbaton"), kong.Description(description), kong.UsageOnError(),
+	k, err := kong.New(
+		&c, kong.Name("pgbaton"), kong.Description(description),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true, WrapUpperBound: 80}), kong.Bind(&c.common),
 	)
-	if err := k.Run(); err != nil {
-		fmt.Fprintln(os.Stderr, "pgbaton:", err)
-		os.Exit(1)
+	if err != nil {
+		panic(err)
 	}
+	ctx, err := k.Parse(args)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "pgbaton:", err)
+		fmt.Fprintln(os.Stderr, "pgbaton --help shows what there is")
+		return console.Usage
+	}
+	err = ctx.Run()
+	var quiet quietly
+	if errors.As(err, &quiet) {
+		return console.ExitCode(quiet) // all has been said
+	}
+	if err != nil {
+		console.Complain(os.Stderr, err)
+	}
+	return console.CodeOf(err)
 }
+
+// quietly is an exit code for which nothing more is to be said.
+type quietly console.ExitCode
+
+func (quietly) Error() string { return "" }

@@ -10,8 +10,6 @@ import (
 	"time"
 
 	"github.com/pgbaton/pgbaton/internal/console"
-	"github.com/pgbaton/pgbaton/internal/journal"
-	"github.com/pgbaton/pgbaton/internal/pacemaker"
 )
 
 type promoteCmd struct {
@@ -33,13 +31,9 @@ the node. Nothing is lost then.`
 }
 
 func (p promoteCmd) Run(c *common) error {
-	resource, err := console.Resource(journal.Root, c.Resource)
-	if err != nil {
-		return err
-	}
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
-	order, err := console.PrepareOrder(ctx, pacemaker.ExecRunner{}, resource, p.Node)
+	order, err := console.ThisNode().PrepareOrder(ctx, c.Resource, p.Node)
 	if err != nil {
 		return err
 	}
@@ -48,13 +42,15 @@ func (p promoteCmd) Run(c *common) error {
 		fmt.Printf("Promote %s all the same? Type its name: ", p.Node)
 		line, _ := bufio.NewReader(os.Stdin).ReadString('\n')
 		if strings.TrimSpace(line) != p.Node {
-			return fmt.Errorf("not confirmed, nothing was changed")
+			return &console.Error{Code: console.Refused, Text: "not confirmed, nothing was changed"}
 		}
 	}
+	ctx, cancel = context.WithTimeout(context.Background(), 20*time.Second) // a person may have taken a while
+	defer cancel()
 	if err := order.Give(ctx, who()); err != nil {
 		return err
 	}
-	fmt.Printf("Ordered. %s follows it with its next monitor; watch crm_mon -A and\n/var/log/pgbaton/%s.log there.\n", p.Node, resource)
+	fmt.Printf("Ordered. %s follows it with its next monitor; watch crm_mon -A and\n/var/log/pgbaton/%s.log there.\n", p.Node, order.Resource())
 	return nil
 }
 

@@ -4,8 +4,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"slices"
-	"strings"
 	"time"
 
 	"github.com/pgbaton/pgbaton/internal/baton"
@@ -24,48 +22,33 @@ type Order struct {
 
 // PrepareOrder finds out what is at stake. It refuses where an order makes no sense: a primary is there, or the node
 // is not.
-func PrepareOrder(ctx context.Context, run pacemaker.Runner, resource, node string) (*Order, error) {
-	state, err := pacemaker.ReadState(ctx, run)
-	if err != nil {
-		return nil, fmt.Errorf("the cluster does not answer, is Pacemaker running here? %w", err)
-	}
-	var names []string
-	online := false
-	for _, n := range state.Nodes {
-		names = append(names, n.Name)
-		online = online || (n.Name == node && n.Usable())
-	}
-	if !slices.Contains(names, node) {
-		return nil, fmt.Errorf("there is no node %q in this cluster: its nodes are %s", node, strings.Join(names, ", "))
-	}
-	if !online {
-		return nil, fmt.Errorf("node %s cannot run the resource now: it is offline or in standby", node)
-	}
-	for _, i := range state.Instances {
-		if i.Resource == resource && i.Role == pacemaker.RolePromoted {
-			return nil, fmt.Errorf("%s is the primary: use a handover instead, crm_resource --move -r %s --promoted --node %s", i.Node, resource, node)
-		}
-	}
-	values, err := pacemaker.NewAttrd(run).QueryAll(ctx, baton.BulletinAttribute(resource))
+func (w World) PrepareOrder(ctx context.Context, resource, node string) (*Order, error) {
+	snap, err := w.Take(ctx, resource)
 	if err != nil {
 		return nil, err
 	}
-	o := &Order{resource: resource, node: node, run: run, status: state.Attributes[node]["pgbaton-status-"+resource]}
-	var list []baton.Bulletin
-	for _, v := range values {
-		b, err := baton.Decode(v)
-		if err != nil {
-			continue
-		}
-		list = append(list, b)
+	if err := snap.known(node); err != nil {
+		return nil, err
+	}
+	if n, _ := snap.State.Node(node); !n.Usable() {
+		return nil, fail(Refused, "node %s cannot run the resource now, it is %s: %s", node, nodeState(n), nodeRemedy(n))
+	}
+	if p := snap.State.Promoted(snap.Resource); len(p) > 0 {
+		return nil, fail(Refused, "%s is the primary: use pgbaton switchover --to %s", p[0], node)
+	}
+	o := &Order{resource: snap.Resource, node: node, run: w.Run, status: snap.State.Attributes[node]["pgbaton-status-"+snap.Resource]}
+	for _, b := range snap.Bulletins {
 		if b.Node == node {
 			o.answer = b.Answer
 		}
 	}
-	o.know = baton.Gather(list, "")
+	o.know = baton.Gather(snap.Bulletins, "")
 	o.stake = o.know.Stake("")
 	return o, nil
 }
+
+// Resource is the resource that the order is about.
+func (o *Order) Resource() string { return o.resource }
 
 // Describe says what the person decides about.
 func (o *Order) Describe(w io.Writer) {
@@ -92,6 +75,8 @@ func (o *Order) Describe(w io.Writer) {
 // Give leaves the order on the node.
 func (o *Order) Give(ctx context.Context, by string) error {
 	order := baton.Order{Stake: o.stake, By: by, At: time.Now()}
-	_, err := o.run.Run(ctx, "attrd_updater", "-p", "-N", o.node, "-n", baton.OrderAttribute(o.resource), "-U", order.Encode())
-	return err
+	if _, err := o.run.Run(ctx, "attrd_updater", "-p", "-N", o.node, "-n", baton.OrderAttribute(o.resource), "-U", order.Encode()); err != nil {
+		return explain(err)
+	}
+	return nil
 }

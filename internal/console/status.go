@@ -2,119 +2,179 @@ package console
 
 import (
 	"context"
+	"errors"
 	"fmt"
-	"io"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/pgbaton/pgbaton/internal/baton"
 	"github.com/pgbaton/pgbaton/internal/pacemaker"
 )
 
-// Status is what a person wants to know first: who is what, and what stands in the way.
+// statusVersion is that of the JSON form, which docs/command.md describes. New fields do not change it.
+const statusVersion = 1
+
+// Status is what a person wants to know first: who is what, what is wrong, and whether the role can be handed over.
 type Status struct {
+	Version     int          `json:"version"`
+	Time        time.Time    `json:"time"`
+	SeenFrom    string       `json:"seen_from"` // this node
 	Resource    string       `json:"resource"`
+	Clone       string       `json:"clone"`
+	Pacemaker   string       `json:"pacemaker"`   // version
 	Coordinator string       `json:"coordinator"` // empty: none
 	Quorum      bool         `json:"quorum"`
 	Fencing     bool         `json:"fencing"`
 	Maintenance bool         `json:"maintenance"`
 	Primary     []string     `json:"primary"` // names: one, hopefully
 	Nodes       []NodeStatus `json:"nodes"`
+	Problems    []Problem    `json:"problems"`
+	Handover    Handover     `json:"handover"`
+	Constraints []string     `json:"constraints"`      // for the role, in force
 	Note        string       `json:"note,omitempty"`   // of the last primary that ended
 	Claims      []string     `json:"claims,omitempty"` // timelines that may hold rows, oldest first
-	Constraints []string     `json:"constraints,omitempty"`
-	Failures    []string     `json:"failures,omitempty"`
 }
 
-// NodeStatus is one node's part of a [Status].
+// NodeStatus is one node's part of a [Status]. What is not known is absent.
 type NodeStatus struct {
-	Name   string `json:"name"`
-	State  string `json:"state"`           // online, offline, standby, maintenance, unclean, pending
-	Role   string `json:"role"`            // Promoted, Unpromoted, Stopped; with the action under way
-	Score  string `json:"score,omitempty"` // promotion score, empty: none
-	Says   string `json:"says,omitempty"`  // why it refuses or has diverged
-	Silent bool   `json:"silent"`          // it publishes nothing: its agent does not run there, or its bulletin is unreadable
+	Name     string   `json:"name"`
+	State    string   `json:"state"`           // online, offline, standby, maintenance, unclean, pending, leaving
+	Role     string   `json:"role"`            // primary, standby, stopped, or what is under way: promoting, demoting, ...
+	Score    string   `json:"score,omitempty"` // promotion score
+	Server   string   `json:"server"`          // runs, streams, catchup, paused, "does not stream", "not known"
+	Timeline uint32   `json:"timeline,omitempty"`
+	LSN      string   `json:"lsn,omitempty"` // written by a primary, replayed by a standby
+	Lag      *int64   `json:"lag_bytes,omitempty"`
+	LagTime  *float64 `json:"lag_seconds,omitempty"`
+	Sync     string   `json:"sync,omitempty"`        // sync, quorum, potential, async
+	Age      *float64 `json:"age_seconds,omitempty"` // of what is known of its server; 0: asked just now
+	Says     string   `json:"says,omitempty"`        // why it refuses or has diverged
 }
 
-// ReadStatus asks the cluster.
-func ReadStatus(ctx context.Context, run pacemaker.Runner, resource string) (Status, error) {
-	state, err := pacemaker.ReadState(ctx, run)
-	if err != nil {
-		return Status{}, fmt.Errorf("the cluster does not answer, is Pacemaker running here? %w", err)
-	}
-	values, err := pacemaker.NewAttrd(run).QueryAll(ctx, baton.BulletinAttribute(resource))
+// Severity of a problem.
+type Severity string
+
+// The severities. A warning does not keep the cluster from doing its work.
+const (
+	Critical Severity = "critical"
+	Warning  Severity = "warning"
+)
+
+// Problem is something for a person.
+type Problem struct {
+	Severity Severity `json:"severity"`
+	Node     string   `json:"node,omitempty"`
+	Text     string   `json:"text"`
+	Do       string   `json:"do,omitempty"`
+}
+
+// Handover tells whether the role could be handed over now.
+type Handover struct {
+	Possible bool     `json:"possible"`
+	To       []string `json:"to"`            // the best first
+	Why      string   `json:"why,omitempty"` // it is not possible
+}
+
+// ReadStatus asks.
+func (w World) ReadStatus(ctx context.Context, resource string) (Status, error) {
+	snap, err := w.Take(ctx, resource)
 	if err != nil {
 		return Status{}, err
 	}
-	constraints, err := pacemaker.RoleConstraints(ctx, run, resource)
-	if err != nil {
-		return Status{}, err
-	}
-	return statusOf(resource, state, values, constraints), nil
+	return snap.Status(), nil
 }
 
-func statusOf(resource string, state pacemaker.ClusterState, bulletins map[string]string, constraints []pacemaker.Constraint) Status {
-	s := Status{
-		Resource: resource, Coordinator: state.DC, Quorum: state.Quorum,
-		Fencing: state.FencingEnabled, Maintenance: state.MaintenanceMode,
+// Status is the snapshot in a person's words.
+func (s *Snapshot) Status() Status {
+	st := Status{
+		Version: statusVersion, Time: s.Taken, SeenFrom: s.Here, Resource: s.Resource, Clone: s.Clone,
+		Pacemaker: s.State.Version, Coordinator: s.State.DC, Quorum: s.State.Quorum,
+		Fencing: s.State.FencingEnabled, Maintenance: s.State.MaintenanceMode || s.State.StopAllResources,
+		Primary: s.State.Promoted(s.Resource), Problems: []Problem{}, Constraints: []string{},
 	}
-	var list []baton.Bulletin
-	readable := map[string]bool{}
-	for node, v := range bulletins {
-		if b, err := baton.Decode(v); err == nil && b.Node == node {
-			list = append(list, b)
-			readable[node] = true
-		}
+	if st.Primary == nil {
+		st.Primary = []string{}
 	}
-	for _, n := range state.Nodes {
-		attrs := state.Attributes[n.Name]
-		ns := NodeStatus{
-			Name: n.Name, State: nodeState(n), Role: pacemaker.RoleStopped,
-			Score: attrs["master-"+resource], Says: attrs["pgbaton-status-"+resource], Silent: !readable[n.Name],
-		}
-		for _, i := range state.Instances {
-			if i.Resource != resource || i.Node != n.Name {
-				continue
-			}
-			ns.Role = i.Role
-			if i.Role == pacemaker.RolePromoted {
-				s.Primary = append(s.Primary, n.Name)
-			}
-			if i.Blocked {
-				ns.Role += ", blocked"
-			}
-			if i.Failed {
-				ns.Role += ", failed"
-			}
-			if !i.Managed {
-				ns.Role += ", unmanaged"
-			}
-			if i.Pending != "" {
-				ns.Role += ", " + i.Pending
-			}
-		}
-		s.Nodes = append(s.Nodes, ns)
+	for _, n := range s.State.Nodes {
+		st.Nodes = append(st.Nodes, s.nodeStatus(n))
 	}
-	know := baton.Gather(list, "")
+	slices.SortFunc(st.Nodes, func(a, b NodeStatus) int { return strings.Compare(a.Name, b.Name) })
+	know := baton.Gather(s.Bulletins, "")
 	if know.Note != nil {
-		s.Note = know.Note.String()
+		st.Note = know.Note.String()
 	}
 	for _, c := range know.Claims {
 		if c.Open() {
-			s.Claims = append(s.Claims, c.String())
+			st.Claims = append(st.Claims, c.String())
 		}
 	}
-	for _, c := range constraints {
-		s.Constraints = append(s.Constraints, fmt.Sprintf("%s: %s on %s", c.ID, c.Score, c.Node))
+	for _, c := range s.Config.RoleConstraints(s.Resource, s.Taken) {
+		st.Constraints = append(st.Constraints, fmt.Sprintf("%s: %s on %s", c.ID, c.Score, c.Node))
 	}
-	for _, f := range state.Failures {
-		text := fmt.Sprintf("%s of %s on %s: %s", f.Action, f.Resource, f.Node, f.Text)
-		if f.Reason != "" {
-			text += ": " + f.Reason
+	st.Problems = s.problems()
+	st.Handover = s.handover()
+	return st
+}
+
+func (s *Snapshot) nodeStatus(n pacemaker.NodeState) NodeStatus {
+	attrs := s.State.Attributes[n.Name]
+	ns := NodeStatus{
+		Name: n.Name, State: nodeState(n), Role: "stopped",
+		Score: attrs[pacemaker.ScoreAttribute(s.Resource)], Says: attrs["pgbaton-status-"+s.Resource], Server: "not known",
+	}
+	in, runs := s.Instance(n.Name)
+	if !runs || in.Role == pacemaker.RoleStopped {
+		ns.Server = ""
+		return ns
+	}
+	ns.Role = roleWord(in)
+	v, hasView := s.Views[n.Name]
+	if hasView {
+		age := s.Age(v.At).Seconds()
+		ns.Age, ns.Timeline, ns.LSN = &age, v.Timeline, v.LSN
+	}
+	if in.Role == pacemaker.RolePromoted {
+		if hasView && v.Primary {
+			ns.Server = "runs"
 		}
-		s.Failures = append(s.Failures, text)
+		return ns
 	}
-	return s
+	st := s.Standing(n.Name)
+	switch {
+	case hasView && v.Paused && s.Age(v.At) <= oldView:
+		ns.Server = "paused"
+	case !st.Known:
+	case st.State == "":
+		ns.Server = "does not stream"
+	case st.State == "streaming":
+		ns.Server = "streams"
+	default:
+		ns.Server = st.State
+	}
+	if st.Known && ns.Server != "paused" {
+		age := s.Age(st.At).Seconds()
+		ns.Age = &age
+	}
+	if sb, _, known := s.Standby(n.Name); known && sb.State != "" && sb.Unreplay >= 0 {
+		lag, behind := sb.Unreplay, sb.Behind
+		ns.Lag, ns.LagTime, ns.Sync = &lag, &behind, sb.Sync
+	}
+	return ns
+}
+
+// roleWord is PostgreSQL's word for a role, or what is under way.
+func roleWord(in pacemaker.Instance) string {
+	word := map[string]string{
+		pacemaker.RolePromoted: "primary", pacemaker.RoleUnpromoted: "standby", pacemaker.RoleStarted: "started", pacemaker.RoleStopped: "stopped",
+	}[in.Role]
+	if word == "" {
+		word = strings.ToLower(in.Role)
+	}
+	if in.Pending != "" && in.Pending != "Monitoring" {
+		word = strings.ToLower(in.Pending)
+	}
+	return word
 }
 
 func nodeState(n pacemaker.NodeState) string {
@@ -135,54 +195,155 @@ func nodeState(n pacemaker.NodeState) string {
 	return "online"
 }
 
-// Healthy tells whether there is nothing for a person to do: one primary, a quorum, every node a standby or the primary.
-func (s Status) Healthy() bool {
-	return len(s.Primary) == 1 && s.Quorum && !s.Maintenance && len(s.Failures) == 0 &&
-		!slices.ContainsFunc(s.Nodes, func(n NodeStatus) bool { return n.State != "online" || n.Says != "" || n.Silent })
+// problems are what a person should know, the worst first.
+func (s *Snapshot) problems() []Problem {
+	list := []Problem{}
+	add := func(sev Severity, node, do, format string, args ...any) {
+		list = append(list, Problem{sev, node, fmt.Sprintf(format, args...), do})
+	}
+	switch p := s.State.Promoted(s.Resource); {
+	case len(p) > 1:
+		add(Critical, "", "wait for Pacemaker to demote all but one; if it does not, stop one by hand: crm_resource --ban", "%s are primaries", strings.Join(p, " and "))
+	case len(p) == 0 && s.underWay() != "":
+		add(Warning, "", "", "there is no primary at the moment: %s", s.underWay())
+	case len(p) == 0:
+		add(Critical, "", "what keeps each node from it stands below and in README.md, When nobody is promoted", "there is no primary")
+	}
+	switch {
+	case s.State.DC == "":
+		add(Critical, "", "look at the network and at corosync-cfgtool -s; a coordinator is elected within seconds", "the cluster has no coordinator: nothing is decided")
+	case !s.State.Quorum:
+		add(Critical, "", "start more nodes, or mend the network: corosync-quorumtool", "this part of the cluster has no quorum: nothing is promoted here")
+	}
+	if !s.State.FencingEnabled {
+		add(Warning, "", "pcs stonith create ..., then pcs property set stonith-enabled=true", "fencing is off: no node can know that a silent primary is gone")
+	}
+	if s.State.MaintenanceMode {
+		add(Warning, "", "pcs property set maintenance-mode=false, or crm configure property maintenance-mode=false", "the cluster is in maintenance mode: nothing is monitored, a failure is not acted upon")
+	}
+	if s.State.StopAllResources {
+		add(Critical, "", "pcs property set stop-all-resources=false", "stop-all-resources is set")
+	}
+	for _, n := range s.State.Nodes {
+		s.nodeProblems(n, add)
+	}
+	for _, f := range s.State.Failures {
+		if strings.HasPrefix(f.Resource, s.Resource) {
+			add(Warning, f.Node, "once it is understood: crm_resource --cleanup -r "+s.Resource+" -N "+f.Node, "%s failed on %s: %s", f.Action, f.Node, or(f.Reason, f.Text))
+		}
+	}
+	for _, c := range s.State.FailCounts {
+		if c.Resource == s.Resource && !slices.ContainsFunc(s.State.Failures, func(f pacemaker.Failure) bool { return f.Node == c.Node && strings.HasPrefix(f.Resource, s.Resource) }) {
+			add(Warning, c.Node, "crm_resource --cleanup -r "+s.Resource+" -N "+c.Node, "the fail count of %s on %s is %s", s.Resource, c.Node, c.Count)
+		}
+	}
+	for _, m := range s.Config.Moves(s.Resource) {
+		switch {
+		case !m.InForce(s.Taken):
+		case strings.HasPrefix(m.Rule, rulePrefix):
+			add(Warning, "", "", "a pgbaton switchover begun on %s is under way, or was killed: %s", ruleNode(m.Rule), m)
+		default:
+			add(Warning, "", "crm_resource --clear -r "+s.Clone, "a constraint of a move or ban is left: %s", m)
+		}
+	}
+	slices.SortStableFunc(list, func(a, b Problem) int { return strings.Compare(string(a.Severity), string(b.Severity)) })
+	return list
 }
 
-// Text writes the status for a person.
-func (s Status) Text(w io.Writer) {
-	yes := map[bool]string{true: "yes", false: "NO"}
-	fmt.Fprintf(w, "%s: coordinator %s, quorum %s, fencing %s", s.Resource, or(s.Coordinator, "NONE"), yes[s.Quorum], yes[s.Fencing])
-	if s.Maintenance {
-		fmt.Fprint(w, ", MAINTENANCE")
-	}
-	fmt.Fprintln(w)
-	switch len(s.Primary) {
-	case 0:
-		fmt.Fprintln(w, "NO PRIMARY")
-	case 1:
-	default:
-		fmt.Fprintf(w, "%d PRIMARIES\n", len(s.Primary))
-	}
-	fmt.Fprintln(w)
-	fmt.Fprintf(w, "%-14s %-12s %-24s %s\n", "node", "state", "role", "score")
-	for _, n := range s.Nodes {
-		fmt.Fprintf(w, "%-14s %-12s %-24s %s\n", n.Name, n.State, n.Role, or(n.Score, "none"))
-		if n.Silent && n.State == "online" {
-			fmt.Fprintln(w, "    tells the others nothing: does the agent run there, in the same version?")
-		}
-		for _, l := range wrap(n.Says, 72) {
-			fmt.Fprintf(w, "    %s\n", l)
+// underWay names the action that is under way, "" if none is.
+func (s *Snapshot) underWay() string {
+	for _, in := range s.State.Of(s.Resource) {
+		if word := roleWord(in); in.Node != "" && strings.HasSuffix(word, "ing") && word != "monitoring" {
+			return word + " " + in.Node
 		}
 	}
-	paragraph := func(title string, lines ...string) {
-		if len(lines) == 0 || lines[0] == "" {
-			return
-		}
-		fmt.Fprintf(w, "\n%s\n", title)
-		for _, l := range lines {
-			for _, part := range wrap(l, 74) {
-				fmt.Fprintf(w, "  %s\n", part)
-			}
-		}
-	}
-	paragraph("failed actions (crm_resource --cleanup, once they are understood)", s.Failures...)
-	paragraph("constraints on the role (crm_resource --clear, once they have served)", s.Constraints...)
-	paragraph("how the last primary ended", s.Note)
-	paragraph("timelines that may hold rows", s.Claims...)
+	return ""
 }
+
+func (s *Snapshot) nodeProblems(n pacemaker.NodeState, add func(Severity, string, string, string, ...any)) {
+	state := nodeState(n)
+	switch {
+	case n.Unclean:
+		add(Critical, n.Name, "Pacemaker fences it; if that fails, see crm_mon and stonith_admin --history '*'", "%s is unclean: it must be fenced before anything of it is taken over", n.Name)
+	case !n.Online:
+		add(Warning, n.Name, "start it", "%s is offline", n.Name)
+	case state == "standby":
+		add(Warning, n.Name, nodeRemedy(n), "%s is in standby mode: nothing runs there", n.Name)
+	case state == "maintenance":
+		add(Warning, n.Name, "pcs node unmaintenance "+n.Name, "%s is in maintenance", n.Name)
+	case state != "online":
+		add(Warning, n.Name, "", "%s is %s", n.Name, state)
+	}
+	if !n.Usable() {
+		return
+	}
+	says := s.State.Attributes[n.Name]["pgbaton-status-"+s.Resource]
+	in, runs := s.Instance(n.Name)
+	switch {
+	case !runs || in.Role == pacemaker.RoleStopped:
+		add(Warning, n.Name, "crm_mon -1f shows why; once mended: crm_resource --cleanup -r "+s.Resource+" -N "+n.Name, "the resource does not run on %s", n.Name)
+		return
+	case in.Blocked:
+		add(Critical, n.Name, "look at it, then crm_resource --cleanup -r "+s.Resource+" -N "+n.Name, "%s is blocked on %s by a failure that only a person can clear", s.Resource, n.Name)
+	case !in.Managed && !s.State.MaintenanceMode:
+		add(Warning, n.Name, "pcs resource manage "+s.Resource, "%s is not managed on %s", s.Resource, n.Name)
+	}
+	if says != "" {
+		do := "its agent lifts this by itself once it streams from the primary"
+		if strings.HasPrefix(says, "diverged") {
+			do = "rebuild or rewind it, see README.md"
+		}
+		add(Warning, n.Name, do, "%s %s", n.Name, says)
+	}
+	if err := s.Unreadable[n.Name]; err != nil {
+		add(Warning, n.Name, "install the same version of pgbaton everywhere", "what %s says cannot be read here: %v", n.Name, err)
+	} else if !slices.ContainsFunc(s.Bulletins, func(b baton.Bulletin) bool { return b.Node == n.Name }) {
+		add(Warning, n.Name, "look there at /var/log/pgbaton/"+s.Resource+".log", "the agent on %s says nothing", n.Name)
+	}
+	if n.Name == s.Here && s.LocalErr != nil && !errors.Is(s.LocalErr, errNotHere) {
+		add(Warning, n.Name, "look at its log: /var/log/pgbaton/"+s.Resource+"-postgresql.log", "the server on %s does not answer: %v", n.Name, s.LocalErr)
+	}
+	if in.Role != pacemaker.RoleUnpromoted || says != "" {
+		return
+	}
+	ns := s.nodeStatus(n)
+	switch {
+	case ns.Server == "does not stream":
+		add(Warning, n.Name, "look at its server's log and primary_conninfo; is its application_name "+n.Name+"?", "%s does not stream from the primary%s", n.Name, s.aged(ns))
+	case ns.Server == "paused":
+		add(Warning, n.Name, "on "+n.Name+": SELECT pg_wal_replay_resume()", "replay is paused on %s%s", n.Name, s.aged(ns))
+	}
+}
+
+func (s *Snapshot) aged(n NodeStatus) string {
+	if n.Age == nil || *n.Age < 1 {
+		return ""
+	}
+	return fmt.Sprintf(" (%s)", ago(time.Duration(*n.Age*float64(time.Second))))
+}
+
+func (s *Snapshot) handover() Handover {
+	h := Handover{To: []string{}}
+	if bad := failures(s.ClusterChecks()); len(bad) > 0 {
+		h.Why = bad[0].Text
+		return h
+	}
+	list := s.Candidates()
+	for _, c := range list {
+		if bad := failures(c.Checks); len(bad) == 0 {
+			h.To = append(h.To, c.Node)
+		} else if h.Why == "" {
+			h.Why = bad[0].Text
+		}
+	}
+	if h.Possible = len(h.To) > 0; h.Possible {
+		h.Why = ""
+	}
+	return h
+}
+
+// Healthy tells whether there is nothing for a person to do.
+func (s Status) Healthy() bool { return len(s.Problems) == 0 && len(s.Primary) == 1 }
 
 func or(a, b string) string {
 	if strings.TrimSpace(a) == "" {

@@ -2,78 +2,117 @@ package console
 
 import (
 	"bytes"
+	"context"
+	"encoding/json"
 	"strings"
 	"testing"
+	"time"
 
-	"github.com/pgbaton/pgbaton/internal/baton"
-	"github.com/pgbaton/pgbaton/internal/pacemaker"
+	"github.com/pgbaton/pgbaton/internal/postgres"
 )
 
-// aCluster is healthy: n1 is primary, n2 and n3 are standbys.
-func aCluster() (pacemaker.ClusterState, map[string]string) {
-	state := pacemaker.ClusterState{DC: "n3", Quorum: true, FencingEnabled: true, Attributes: map[string]map[string]string{}}
-	bulletins := map[string]string{}
-	note := &baton.Note{Kind: baton.Clean, SystemID: 1, Timeline: 3, Start: 0x7000028, End: 0x70000A0, Node: "n2", Nonce: "aa"}
-	for _, n := range []string{"n1", "n2", "n3"} {
-		role, score := pacemaker.RoleUnpromoted, "100"
-		if n == "n1" {
-			role, score = pacemaker.RolePromoted, "1001"
+var situations = []string{"healthy", "healthy-n2", "after", "refused", "moved", "standby", "offline", "maintenance"}
+
+// Ensure the status of clusters in all kinds of trouble says what is wrong, what to do and who could take over, in 80
+// columns.
+func TestStatus(t *testing.T) {
+	var all bytes.Buffer
+	for _, name := range situations {
+		w, _ := replay(t, name)
+		st, err := w.ReadStatus(t.Context(), "")
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
 		}
-		state.Nodes = append(state.Nodes, pacemaker.NodeState{Name: n, Online: true})
-		state.Instances = append(state.Instances, pacemaker.Instance{Resource: "pgsqld", Node: n, Role: role, Active: true, Managed: true})
-		state.Attributes[n] = map[string]string{"master-pgsqld": score}
-		bulletins[n] = baton.Bulletin{Node: n, Note: note}.Encode()
+		if healthy := strings.HasPrefix(name, "healthy") || name == "after"; st.Healthy() != healthy {
+			t.Errorf("%s: healthy is %v", name, st.Healthy())
+		}
+		st.Time = time.Date(2026, 11, 25, 4, 0, 0, 0, time.Local)
+		all.WriteString("--- " + name + "\n")
+		st.Text(&all, Style{})
+		all.WriteString("\n")
 	}
-	return state, bulletins
+	golden(t, "status", all.String())
 }
 
-// Ensure that a status shows what is wrong, in 80 columns, and that only a cluster without trouble is called healthy.
-func TestStatus(t *testing.T) {
-	for _, tc := range []struct {
-		name    string
-		harm    func(*pacemaker.ClusterState, map[string]string)
-		healthy bool
-		want    []string
-	}{
-		{"healthy", func(*pacemaker.ClusterState, map[string]string) {}, true, []string{"n1 online Promoted 1001", "n2 online Unpromoted 100", "shutdown checkpoint 0/7000028..0/70000A0", "left by n2"}},
-		{"nobody is primary", func(s *pacemaker.ClusterState, _ map[string]string) {
-			s.Instances[0].Role = pacemaker.RoleUnpromoted
-		}, false, []string{"NO PRIMARY"}},
-		{"two are", func(s *pacemaker.ClusterState, _ map[string]string) {
-			s.Instances[1].Role = pacemaker.RolePromoted
-		}, false, []string{"2 PRIMARIES"}},
-		{"one refuses", func(s *pacemaker.ClusterState, _ map[string]string) {
-			s.Attributes["n3"]["master-pgsqld"] = "-INFINITY"
-			s.Attributes["n3"]["pgbaton-status-pgsqld"] = "refused: n3 lacks the last 120 bytes of WAL: it ends at 0/7000028, but the shutdown checkpoint ends at 0/70000A0"
-		}, false, []string{"n3 online Unpromoted -INFINITY", "refused: n3 lacks the last 120 bytes of WAL"}},
-		{"one is silent", func(_ *pacemaker.ClusterState, b map[string]string) { b["n2"] = "9;node=n2" }, false, []string{"tells the others nothing"}},
-		{"in standby", func(s *pacemaker.ClusterState, _ map[string]string) { s.Nodes[1].Standby = true }, false, []string{"n2 standby"}},
-		{"no quorum", func(s *pacemaker.ClusterState, _ map[string]string) { s.Quorum = false }, false, []string{"quorum NO"}},
-		{"blocked", func(s *pacemaker.ClusterState, _ map[string]string) {
-			s.Instances[2].Blocked = true
-			s.Failures = []pacemaker.Failure{{Node: "n3", Resource: "pgsqld", Action: "promote", Text: "error", Reason: "not promoted: n2 has more WAL"}}
-		}, false, []string{"Unpromoted, blocked", "promote of pgsqld on n3: error: not promoted: n2 has more WAL"}},
-	} {
-		t.Run(tc.name, func(t *testing.T) {
-			state, bulletins := aCluster()
-			tc.harm(&state, bulletins)
-			s := statusOf("pgsqld", state, bulletins, nil)
-			if got := s.Healthy(); got != tc.healthy {
-				t.Errorf("healthy: got %v, want %v", got, tc.healthy)
-			}
-			var b bytes.Buffer
-			s.Text(&b)
-			for line := range strings.Lines(b.String()) {
-				if len(strings.TrimRight(line, "\n")) > 80 {
-					t.Errorf("longer than 80 columns: %q", line)
-				}
-			}
-			flat := strings.Join(strings.Fields(b.String()), " ")
-			for _, want := range tc.want {
-				if !strings.Contains(flat, want) {
-					t.Errorf("%q is missing in\n%s", want, b.String())
-				}
-			}
-		})
+// Ensure the JSON form says its version, has every list, never null in the place of one, and is what docs/command.md
+// shows.
+func TestStatus_JSON(t *testing.T) {
+	w, _ := replay(t, "healthy-n2")
+	st, err := w.ReadStatus(t.Context(), "pgsql-ha")
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := json.MarshalIndent(st, "", "  ")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if strings.Contains(string(b), "null") {
+		t.Errorf("a null in\n%s", b)
+	}
+	golden(t, "status.json", string(b)+"\n")
+}
+
+// Ensure the server of this node is asked with the parameters of the resource, and wins over what was published.
+func TestTake_Local(t *testing.T) {
+	w, _ := replay(t, "healthy")
+	w.Ask = func(_ context.Context, params map[string]string) (postgres.Overview, error) {
+		if params["pgdata"] != "/var/lib/pgha/data" {
+			t.Errorf("asked with %v", params)
+		}
+		return postgres.Overview{Primary: true, Timeline: 9, LSN: "9/9", Standbys: []postgres.StandbyOverview{{Name: "n2", State: "catchup", Unflush: 1 << 30, Unreplay: 1 << 30}}}, nil
+	}
+	snap, err := w.Take(t.Context(), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	st := snap.Status()
+	if n := st.Nodes[0]; n.Timeline != 9 || n.LSN != "9/9" || *n.Age != 0 {
+		t.Errorf("n1: got %+v, want what its server said", n)
+	}
+	if n := st.Nodes[1]; n.Server != "catchup" || *n.Lag != 1<<30 {
+		t.Errorf("n2: got %+v, want what the primary said", n)
+	}
+	if n := st.Nodes[2]; n.Server != "does not stream" {
+		t.Errorf("n3: got %+v, want what the primary said: it knows of no n3", n)
+	}
+	if st.Handover.Possible {
+		t.Errorf("handover: got %+v, want none: nobody is close", st.Handover)
+	}
+}
+
+// Ensure a primary that published before its standbys had come back to it does not make them look lost.
+func TestStanding(t *testing.T) {
+	w, _ := replay(t, "healthy-n2")
+	snap, err := w.Take(t.Context(), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := func(node string, d time.Duration, change func(*postgres.Overview)) {
+		v := snap.Views[node]
+		v.At = snap.Taken.Add(d)
+		change(&v.Overview)
+		snap.Views[node] = v
+	}
+	alone := func(o *postgres.Overview) { o.Standbys = nil }
+	streams := func(o *postgres.Overview) { o.Streaming = true }
+	lost := func(o *postgres.Overview) { o.Streaming = false }
+
+	at("n1", -time.Second, alone)
+	at("n3", -2*time.Second, streams)
+	if st := snap.Standing("n3"); st.Known {
+		t.Errorf("the primary's later word against n3's: got %+v, want unknown", st)
+	}
+	at("n3", -2*time.Second, lost)
+	if st := snap.Standing("n3"); !st.Known || st.State != "" {
+		t.Errorf("both say that it does not stream: got %+v", st)
+	}
+	at("n3", 0, streams)
+	if st := snap.Standing("n3"); !st.Known || st.State != "streaming" || st.By != "n3" {
+		t.Errorf("n3's later word: got %+v", st)
+	}
+	at("n3", -time.Hour, streams)
+	at("n1", -time.Hour, alone)
+	if st := snap.Standing("n3"); st.Known {
+		t.Errorf("an hour old: got %+v, want unknown", st)
 	}
 }

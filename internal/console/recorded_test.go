@@ -1,0 +1,114 @@
+package console
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/pgbaton/pgbaton/internal/journal"
+	"github.com/pgbaton/pgbaton/internal/pacemaker"
+	"github.com/pgbaton/pgbaton/internal/postgres"
+)
+
+// recorded answers with what the commands of a real cluster said; testdata/README.md tells how that was recorded. What
+// would change something is only noted.
+type recorded struct {
+	t       *testing.T
+	dir     string
+	replace map[string]string // in every answer
+	hang    string            // this command does not answer
+	broken  string            // the answer of this one is cut short
+
+	lock    sync.Mutex
+	changes []string
+}
+
+func (r *recorded) Run(ctx context.Context, argv ...string) ([]byte, error) {
+	name := map[string]string{"crm_mon": "crm_mon", "cibadmin": "cibadmin", "crm_node": "crm_node", "attrd_updater": "bulletins"}[argv[0]]
+	line := strings.Join(argv, " ")
+	if argv[0] == "attrd_updater" && strings.Contains(line, "pgbaton-view-") {
+		name = "views"
+	}
+	if name == "" || !strings.Contains(line, "--query") && (argv[0] == "cibadmin" || argv[0] == "attrd_updater") {
+		r.lock.Lock()
+		defer r.lock.Unlock()
+		r.changes = append(r.changes, line)
+		return nil, nil
+	}
+	if argv[0] == r.hang {
+		<-ctx.Done()
+		return nil, &pacemaker.RunError{Argv: argv, Status: -1, Err: context.Cause(ctx)}
+	}
+	read := func(ext string) string {
+		b, err := os.ReadFile(filepath.Join(r.dir, name+ext))
+		if err != nil {
+			r.t.Error(err)
+		}
+		return string(b)
+	}
+	out := read(".xml")
+	for old, now := range r.replace {
+		out = strings.ReplaceAll(out, old, now)
+	}
+	if argv[0] == r.broken {
+		out = out[:len(out)/2]
+	}
+	if status, _ := strconv.Atoi(strings.TrimSpace(read(".rc"))); status != 0 {
+		return []byte(out), &pacemaker.RunError{Argv: argv, Status: status, Stderr: strings.TrimSpace(read(".err")), Err: errors.New("failed")}
+	}
+	return []byte(out), nil
+}
+
+// replay is the world of a recorded moment, in which this node's server cannot be asked.
+func replay(t *testing.T, name string) (World, *recorded) {
+	t.Helper()
+	r := &recorded{t: t, dir: filepath.Join("testdata", "cluster", name)}
+	b, err := os.ReadFile(filepath.Join(r.dir, "now"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	sec, err := strconv.ParseInt(strings.TrimSpace(string(b)), 10, 64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return World{
+		Run: r,
+		Ask: func(context.Context, map[string]string) (postgres.Overview, error) {
+			return postgres.Overview{}, errNotHere
+		},
+		Now:     func() time.Time { return time.Unix(sec, 0).UTC() },
+		Journal: func(string) []journal.Event { return nil },
+	}, r
+}
+
+// golden compares text with a file; PGBATON_GOLDEN=1 writes it.
+func golden(t *testing.T, name, got string) {
+	t.Helper()
+	path := filepath.Join("testdata", name+".golden")
+	if os.Getenv("PGBATON_GOLDEN") != "" {
+		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got != string(want) {
+		t.Errorf("%s: got\n%s\nwant\n%s", path, got, want)
+	}
+	if strings.HasSuffix(name, ".json") {
+		return
+	}
+	for line := range strings.Lines(got) {
+		if n := len([]rune(strings.TrimRight(line, "\n"))); n > 80 {
+			t.Errorf("%s: %d columns: %s", path, n, line)
+		}
+	}
+}
