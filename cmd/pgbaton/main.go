@@ -77,7 +77,7 @@ func run(args []string) console.ExitCode {
 		return console.ExitCode(quiet) // all has been said
 	}
 	if err != nil {
-		console.Complain(os.Stderr, err)
+		console.Complain(os.Stderr, err, isTerminal(os.Stderr))
 	}
 	return console.CodeOf(err)
 }

@@ -32,7 +32,7 @@ func TestPrepare(t *testing.T) {
 			s.Preflight(&all, Style{UTF8: true})
 			err = s.Ready()
 			if err != nil {
-				Complain(&all, err)
+				Complain(&all, err, true)
 			}
 			if err != nil && CodeOf(err) != Refused {
 				t.Errorf("%s: %v: exit code %d", name, err, CodeOf(err))

@@ -50,8 +50,14 @@ func indented(w io.Writer, lead string, width int, text string) {
 	}
 }
 
-// Complain writes an error, the last that a command says.
-func Complain(w io.Writer, err error) { indented(w, "pgbaton: ", 9, err.Error()) }
+// Complain writes an error, the last that a command says: for a person in lines of 80 columns, for a program in one.
+func Complain(w io.Writer, err error, person bool) {
+	if !person {
+		fmt.Fprintln(w, "pgbaton:", err)
+		return
+	}
+	indented(w, "pgbaton: ", 9, err.Error())
+}
 
 // Text writes the status for a person.
 func (s Status) Text(w io.Writer, y Style) {
@@ -135,7 +141,7 @@ func (s Status) table(w io.Writer, y Style) {
 		case n.Age == nil:
 			server = "not asked"
 		case *n.Age >= 1 && !y.Wide:
-			server += fmt.Sprintf(" %.0fs ago", *n.Age)
+			server += " " + strings.Replace(ago(time.Duration(*n.Age*float64(time.Second))), " ", "", 1)
 		}
 		row := []string{n.Name, role, server, tli, n.LSN, lag, n.Sync, or(n.Score, "none")}
 		if y.Wide {
