@@ -239,6 +239,7 @@ func (s *Snapshot) TargetChecks(target string) []Check {
 		p.say("target", Passed, "", "%s is online and runs a standby", target)
 	}
 	p.score(target)
+	p.preferences(target)
 	p.streams(target)
 	p.replay(target)
 	p.senders(target)
@@ -264,6 +265,27 @@ func (p *preflight) score(target string) {
 	default:
 		p.say("score", Passed, "", "%s may be promoted (score %s)", target, score)
 	}
+}
+
+// preferences finds constraints of people that would draw the role away from the target again once the move has ended. The
+// promotion score of a primary is then above that of a standby by the difference of two of the agent's scores.
+func (p *preflight) preferences(target string) {
+	sum := map[string]pacemaker.Score{}
+	ids := map[string][]string{}
+	for _, c := range p.Config.RoleConstraints(p.Resource, p.Taken) {
+		if !c.CLI && !c.Unsure && c.Score > 0 {
+			sum[c.Node] += c.Score
+			ids[c.Node] = append(ids[c.Node], c.ID)
+		}
+	}
+	for _, n := range p.State.Nodes {
+		if n.Name != target && n.Usable() && sum[n.Name]-sum[target] >= baton.ScorePrimary-baton.ScoreFollows {
+			p.say("preferences", Failed, "remove it, or give it a smaller score: pcs constraint delete "+ids[n.Name][0],
+				"the role would leave %s again: %s favours %s by %s", target, strings.Join(ids[n.Name], ", "), n.Name, sum[n.Name])
+			return
+		}
+	}
+	p.say("preferences", Passed, "", "no constraint would take the role away from %s again", target)
 }
 
 func (p *preflight) streams(target string) {

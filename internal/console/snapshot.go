@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -54,6 +55,9 @@ func askServer(ctx context.Context, params map[string]string) (postgres.Overview
 		return postgres.Overview{}, err
 	}
 	sess, err := i.Connect(ctx)
+	if err != nil && os.Geteuid() != 0 && os.Geteuid() != int(i.Owner.UID) {
+		return postgres.Overview{}, errNotHere // peer authentication: not this user's to ask
+	}
 	if err != nil {
 		return postgres.Overview{}, err
 	}
@@ -187,7 +191,8 @@ func (s *Snapshot) askHere(ctx context.Context, w World) (*view.View, error) {
 	return &view.View{Node: s.Here, At: w.Now(), Overview: o}, nil
 }
 
-var errNotHere = errors.New("no instance runs on this node")
+// errNotHere says that there is nobody on this node who could be asked, which is nobody's fault.
+var errNotHere = errors.New("no instance on this node that this user can ask")
 
 // Instance is the instance of the resource on a node.
 func (s *Snapshot) Instance(node string) (pacemaker.Instance, bool) {

@@ -131,7 +131,7 @@ func (s *Snapshot) nodeStatus(n pacemaker.NodeState) NodeStatus {
 	ns.Role = roleWord(in)
 	v, hasView := s.Views[n.Name]
 	if hasView {
-		age := s.Age(v.At).Seconds()
+		age := s.ageSeconds(v.At)
 		ns.Age, ns.Timeline, ns.LSN = &age, v.Timeline, v.LSN
 	}
 	if in.Role == pacemaker.RolePromoted {
@@ -153,7 +153,7 @@ func (s *Snapshot) nodeStatus(n pacemaker.NodeState) NodeStatus {
 		ns.Server = st.State
 	}
 	if st.Known && ns.Server != "paused" {
-		age := s.Age(st.At).Seconds()
+		age := s.ageSeconds(st.At)
 		ns.Age = &age
 	}
 	if sb, _, known := s.Standby(n.Name); known && sb.State != "" && sb.Unreplay >= 0 {
@@ -161,6 +161,11 @@ func (s *Snapshot) nodeStatus(n pacemaker.NodeState) NodeStatus {
 		ns.Lag, ns.LagTime, ns.Sync = &lag, &behind, sb.Sync
 	}
 	return ns
+}
+
+// ageSeconds is an age to the millisecond.
+func (s *Snapshot) ageSeconds(at time.Time) float64 {
+	return float64(s.Age(at).Milliseconds()) / 1000
 }
 
 // roleWord is PostgreSQL's word for a role, or what is under way.

@@ -91,6 +91,8 @@ func TestPrepare_Checks(t *testing.T) {
 		{"two primaries", in(`role="Unpromoted"`, `role="Promoted"`), "primary", Failed, "are primaries"},
 		{"under way", in(`role="Promoted"`, `role="Demoting"`), "idle", Failed, "demoting n1"},
 		{"banned", in(`</constraints>`, `<rsc_location id="no-n2" rsc="pgsql-ha" role="Promoted" node="n2" score="-INFINITY"/></constraints>`), "score", Failed, "no-n2"},
+		{"a home", in(`</constraints>`, `<rsc_location id="home" rsc="pgsql-ha" role="Promoted" node="n1" score="2000"/></constraints>`), "preferences", Failed, "home favours n1 by 2000"},
+		{"a weak preference", in(`</constraints>`, `<rsc_location id="home" rsc="pgsql-ha" node="n1" score="50"/></constraints>`), "preferences", Passed, "no constraint"},
 		{"a move is left", in(`</constraints>`, `<rsc_location id="cli-prefer-pgsql-ha" rsc="pgsql-ha" role="Promoted" node="n2" score="INFINITY"/></constraints>`), "constraints", Failed, "cli-prefer-pgsql-ha: INFINITY on n2"},
 		{"somebody else is at it", in(`</constraints>`, `<rsc_location id="cli-prefer-pgsql-ha" rsc="pgsql-ha" role="Promoted"><rule id="pgbaton-move-n3-ab12cd34" score="INFINITY"><expression id="e" attribute="#uname" operation="eq" value="n2"/><date_expression id="d" operation="lt" end="2099-01-01 00:00:00Z"/></rule></rsc_location></constraints>`), "constraints", Failed, "begun on n3"},
 		{"a move that has ended", in(`</constraints>`, `<rsc_location id="cli-prefer-pgsql-ha" rsc="pgsql-ha" role="Promoted"><rule id="pgbaton-move-n3-ab12cd34" score="INFINITY"><expression id="e" attribute="#uname" operation="eq" value="n2"/><date_expression id="d" operation="lt" end="2020-01-01 00:00:00Z"/></rule></rsc_location></constraints>`), "constraints", Passed, "no constraint"},
