@@ -39,6 +39,8 @@ func consoleCluster(t *testing.T) *cluster {
 	}
 	o := ordinary()
 	o.Files = map[string]string{"/usr/bin/pgbaton": command}
+	// As the README asks for it; the nodes' names come from cluster_name.
+	o.Conf["primary_conninfo"] = "host=" + lab.VIP + " user=replicator tcp_user_timeout=3000"
 	return testCluster(t, "console", o)
 }
 

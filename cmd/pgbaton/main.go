@@ -36,6 +36,7 @@ type common struct {
 
 type cli struct {
 	common
+	Check      checkCmd      `cmd:"" help:"Look for misconfigurations, and say how to mend them."`
 	History    historyCmd    `cmd:"" help:"Show what this node had to do with changes of roles."`
 	Promote    promoteCmd    `cmd:"" help:"Promote a node although something is lost, when the agents promote nobody."`
 	Status     statusCmd     `cmd:"" help:"Show who is what, what is wrong, and whether a handover is possible."`

@@ -103,7 +103,7 @@ func golden(t *testing.T, name, got string) {
 	if got != string(want) {
 		t.Errorf("%s: got\n%s\nwant\n%s", path, got, want)
 	}
-	if strings.HasSuffix(name, ".json") {
+	if strings.Contains(name, ".") { // not for a person's 80 columns
 		return
 	}
 	for line := range strings.Lines(got) {
