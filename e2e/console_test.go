@@ -313,6 +313,51 @@ func TestConsole_Switchover(t *testing.T) {
 	})
 }
 
+// Ensure that in a pause PostgreSQL serves on and Pacemaker touches nothing, also when the server is restarted by hand, and
+// that after it all is as it was.
+func TestConsole_Pause(t *testing.T) {
+	c := consoleCluster(t)
+	c.useFaults(t, false)
+	s := c.begin(t, 3*time.Minute, false)
+	standby := s.others[0]
+	code, text := s.pgbaton(standby, "pause")
+	s.expect(code, 0, text, "pgsql-ha is paused")
+	s.must(c.lab.WaitIdle(s.within(30 * time.Second)))
+	code, text = s.pgbaton(s.old, "status")
+	s.expect(code, 1, text, "maintenance YES", "pgbaton resume", "not possible now")
+	code, text = s.pgbaton(s.old, "switchover", "--yes")
+	s.expect(code, 3, text, "Pacemaker would do nothing")
+	code, text = s.pgbaton(s.old, "pause")
+	s.expect(code, 0, text, "already paused")
+
+	ctl := func(args ...string) {
+		t.Helper()
+		cmd, err := c.lab.CommandAs(s.ctx, standby, "postgres", append([]string{filepath.Join(c.lab.Bindir, "pg_ctl"), "-D", c.lab.DataDir(), "-w", "-l", "/dev/null"}, args...)...)
+		s.must(err)
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("pg_ctl %q: %v: %s", args, err, out)
+		}
+	}
+	ctl("stop", "-m", "fast")
+	time.Sleep(8 * time.Second) // more than a monitor's interval
+	if _, err := c.lab.Postmaster(standby); err == nil {
+		t.Errorf("somebody started the server of %s in the pause", standby)
+	}
+	code, text = s.pgbaton(standby, "resume")
+	s.expect(code, 3, text, "does not answer", "nothing was changed")
+	ctl("start")
+	code, text = s.pgbaton(standby, "resume")
+	s.expect(code, 0, text, "pgsql-ha is managed again")
+	s.promoted(s.old)
+	s.await(30*time.Second, func() error {
+		if code, text := s.pgbaton(standby, "status"); code != 0 {
+			return lab.NotYet("%s", text)
+		}
+		return nil
+	})
+	s.finish()
+}
+
 // switchoverSteps are what the command shows on its way, in this order. It is ended right after each.
 var switchoverSteps = []string{"constraint cli-prefer", "is being shut down", "asks the others", "is the primary", "begins at", "removed the constraint"}
 

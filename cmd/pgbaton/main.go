@@ -38,7 +38,9 @@ type cli struct {
 	common
 	Check      checkCmd      `cmd:"" help:"Look for misconfigurations, and say how to mend them."`
 	History    historyCmd    `cmd:"" help:"Show what this node had to do with changes of roles."`
+	Pause      pauseCmd      `cmd:"" help:"Let Pacemaker leave PostgreSQL alone, for maintenance."`
 	Promote    promoteCmd    `cmd:"" help:"Promote a node although something is lost, when the agents promote nobody."`
+	Resume     resumeCmd     `cmd:"" help:"End a pause."`
 	Status     statusCmd     `cmd:"" help:"Show who is what, what is wrong, and whether a handover is possible."`
 	Switchover switchoverCmd `cmd:"" help:"Hand the primary role to another node."`
 	Version    versionCmd    `cmd:"" help:"Show the version."`

@@ -15,7 +15,7 @@ import (
 // cluster said ($RECORDED, see internal/console/testdata/README.md).
 func TestMain(m *testing.M) {
 	commands := map[string]func(){"pgbaton": main}
-	for _, name := range []string{"crm_mon", "cibadmin", "crm_node", "crmadmin", "attrd_updater"} {
+	for _, name := range []string{"crm_mon", "cibadmin", "crm_node", "crmadmin", "crm_resource", "attrd_updater"} {
 		commands[name] = func() { answer(name) }
 	}
 	testscript.Main(m, commands)
@@ -27,7 +27,7 @@ func answer(name string) {
 	switch {
 	case name == os.Getenv("HANGS"):
 		time.Sleep(time.Minute)
-	case name == "cibadmin" && !strings.Contains(line, "--query"), name == "attrd_updater" && !strings.Contains(line, "--query"):
+	case name == "crm_resource", name == "cibadmin" && !strings.Contains(line, "--query"), name == "attrd_updater" && !strings.Contains(line, "--query"):
 		f, err := os.OpenFile(os.Getenv("CHANGES"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 		if err != nil {
 			panic(err)

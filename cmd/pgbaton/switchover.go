@@ -44,12 +44,8 @@ func (s switchoverCmd) Run(c *common) error {
 	defer stop()
 	world := console.ThisNode()
 	plan, err := world.Prepare(ctx, c.Resource, s.To)
-	if console.CodeOf(err) == console.Done && err != nil {
-		fmt.Println(err)
-		return nil
-	}
 	if err != nil {
-		return err
+		return nothingToDo(err)
 	}
 	y := styleOf(os.Stdout)
 	plan.Preflight(os.Stdout, y)

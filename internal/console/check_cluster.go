@@ -61,6 +61,9 @@ func (s *Site) checkProperties() {
 	case "freeze":
 		s.property("quorum-freeze", Warning, "no-quorum-policy", "stop", "the primary of the lost half serves on until it is fenced", "no-quorum-policy is freeze")
 	}
+	if by, paused := s.Paused(); paused && !s.State.MaintenanceMode {
+		s.find("maintenance", Warning, "pgbaton resume", "pgbaton resume", "nothing is monitored, a failure is not acted upon", "%s", by)
+	}
 	if s.State.MaintenanceMode {
 		s.property("maintenance", Warning, "maintenance-mode", "false", "nothing is monitored, a failure is not acted upon", "the cluster is in maintenance mode")
 	}

@@ -79,8 +79,14 @@ func (s *Snapshot) ClusterChecks() []Check {
 func (p *preflight) cluster() {
 	p.check("quorum", p.State.DC != "" && p.State.Quorum, "the cluster has a coordinator, "+p.State.DC+", and quorum",
 		"the cluster has no coordinator or no quorum", "start more nodes, or look at the network between them: corosync-quorumtool")
-	p.check("maintenance", !p.State.MaintenanceMode && !p.State.StopAllResources, "the cluster manages its resources",
-		"the cluster is in maintenance mode, or stop-all-resources is set: Pacemaker would do nothing", "pcs property set maintenance-mode=false, or crm configure property maintenance-mode=false")
+	switch by, paused := p.Paused(); {
+	case paused:
+		p.say("maintenance", Failed, resumeHow(p.State.MaintenanceMode), "%s: Pacemaker would do nothing", by)
+	case p.State.StopAllResources:
+		p.say("maintenance", Failed, "pcs property set stop-all-resources=false, or crm configure property stop-all-resources=false", "stop-all-resources is set: nothing runs")
+	default:
+		p.say("maintenance", Passed, "", "Pacemaker manages %s", p.Resource)
+	}
 	if !p.State.FencingEnabled {
 		p.say("fencing", Warned, "set fencing up: a handover that is hit by a failure may otherwise need you", "fencing is off")
 	} else {
@@ -100,6 +106,19 @@ func (p *preflight) cluster() {
 	p.moves()
 	p.failed()
 	p.silent()
+}
+
+func (p *preflight) isPaused() bool {
+	_, paused := p.Paused()
+	return paused
+}
+
+// resumeHow ends a pause.
+func resumeHow(whole bool) string {
+	if whole {
+		return "pcs property set maintenance-mode=false, or crm configure property maintenance-mode=false"
+	}
+	return "pgbaton resume"
 }
 
 // moves finds constraints that moves and bans left.
@@ -152,7 +171,7 @@ func (p *preflight) silent() {
 
 // primary are the checks of what the primary knows.
 func (p *preflight) primary(node string) {
-	if in, ok := p.Instance(node); ok && (!in.Managed || in.Blocked) && !p.State.MaintenanceMode {
+	if in, ok := p.Instance(node); ok && (!in.Managed || in.Blocked) && !p.isPaused() {
 		p.say("managed", Failed, "pcs resource manage "+p.Resource+", or crm_resource --cleanup -r "+p.Resource, "%s is not managed on %s, or blocked by a failure", p.Resource, node)
 	}
 	v, ok := p.Views[node]
@@ -233,7 +252,7 @@ func (s *Snapshot) TargetChecks(target string) []Check {
 		}
 		p.say("target", Failed, "pgbaton status says why", "%s runs no standby: %s", target, role)
 		return p.list
-	case in.Blocked || in.Failed || !in.Managed:
+	case in.Blocked || in.Failed || !in.Managed && !p.isPaused():
 		p.say("target", Failed, "crm_resource --cleanup -r "+s.Resource+" -N "+target, "the instance on %s is failed, blocked or not managed", target)
 	default:
 		p.say("target", Passed, "", "%s is online and runs a standby", target)

@@ -90,9 +90,10 @@ func (s *Snapshot) Status() Status {
 	st := Status{
 		Version: statusVersion, Time: s.Taken, SeenFrom: s.Here, Resource: s.Resource, Clone: s.Clone,
 		Pacemaker: s.State.Version, Coordinator: s.State.DC, Quorum: s.State.Quorum,
-		Fencing: s.State.FencingEnabled, Maintenance: s.State.MaintenanceMode || s.State.StopAllResources,
+		Fencing: s.State.FencingEnabled,
 		Primary: s.State.Promoted(s.Resource), Problems: []Problem{}, Constraints: []string{},
 	}
+	_, st.Maintenance = s.Paused()
 	if st.Primary == nil {
 		st.Primary = []string{}
 	}
@@ -223,14 +224,15 @@ func (s *Snapshot) problems() []Problem {
 	if !s.State.FencingEnabled {
 		add(Warning, "", "pcs stonith create ..., then pcs property set stonith-enabled=true", "fencing is off: no node can know that a silent primary is gone")
 	}
-	if s.State.MaintenanceMode {
-		add(Warning, "", "pcs property set maintenance-mode=false, or crm configure property maintenance-mode=false", "the cluster is in maintenance mode: nothing is monitored, a failure is not acted upon")
+	by, paused := s.Paused()
+	if paused {
+		add(Warning, "", resumeHow(s.State.MaintenanceMode), "%s: nothing is monitored, a failure is not acted upon", by)
 	}
 	if s.State.StopAllResources {
 		add(Critical, "", "pcs property set stop-all-resources=false", "stop-all-resources is set")
 	}
 	for _, n := range s.State.Nodes {
-		s.nodeProblems(n, add)
+		s.nodeProblems(n, paused, add)
 	}
 	for _, f := range s.State.Failures {
 		if strings.HasPrefix(f.Resource, s.Resource) {
@@ -265,7 +267,7 @@ func (s *Snapshot) underWay() string {
 	return ""
 }
 
-func (s *Snapshot) nodeProblems(n pacemaker.NodeState, add func(Severity, string, string, string, ...any)) {
+func (s *Snapshot) nodeProblems(n pacemaker.NodeState, paused bool, add func(Severity, string, string, string, ...any)) {
 	state := nodeState(n)
 	switch {
 	case n.Unclean:
@@ -290,7 +292,7 @@ func (s *Snapshot) nodeProblems(n pacemaker.NodeState, add func(Severity, string
 		return
 	case in.Blocked:
 		add(Critical, n.Name, "look at it, then crm_resource --cleanup -r "+s.Resource+" -N "+n.Name, "%s is blocked on %s by a failure that only a person can clear", s.Resource, n.Name)
-	case !in.Managed && !s.State.MaintenanceMode:
+	case !in.Managed && !paused:
 		add(Warning, n.Name, "pcs resource manage "+s.Resource, "%s is not managed on %s", s.Resource, n.Name)
 	}
 	if says != "" {
