@@ -37,6 +37,7 @@ type common struct {
 type cli struct {
 	common
 	Check      checkCmd      `cmd:"" help:"Look for misconfigurations, and say how to mend them."`
+	Completion completionCmd `cmd:"" help:"Write the completion script for a shell."`
 	History    historyCmd    `cmd:"" help:"Show what this node had to do with changes of roles."`
 	Pause      pauseCmd      `cmd:"" help:"Let Pacemaker leave PostgreSQL alone, for maintenance."`
 	Promote    promoteCmd    `cmd:"" help:"Promote a node although something is lost, when the agents promote nobody."`
