@@ -36,9 +36,12 @@ $(PROGRAMS):
 install: build
 	install -D -m 755 bin/pgbaton-agent $(DESTDIR)$(PREFIX)/lib/ocf/resource.d/pgbaton/postgresql
 	install -D -m 755 bin/pgbaton $(DESTDIR)$(PREFIX)/bin/pgbaton
+	install -D -m 644 docs/man/pgbaton.1 $(DESTDIR)$(PREFIX)/share/man/man1/pgbaton.1
+	install -D -m 644 docs/man/ocf_pgbaton_postgresql.7 $(DESTDIR)$(PREFIX)/share/man/man7/ocf_pgbaton_postgresql.7
 
 uninstall:
-	rm -f $(DESTDIR)$(PREFIX)/lib/ocf/resource.d/pgbaton/postgresql $(DESTDIR)$(PREFIX)/bin/pgbaton
+	rm -f $(DESTDIR)$(PREFIX)/lib/ocf/resource.d/pgbaton/postgresql $(DESTDIR)$(PREFIX)/bin/pgbaton \
+		$(DESTDIR)$(PREFIX)/share/man/man1/pgbaton.1 $(DESTDIR)$(PREFIX)/share/man/man7/ocf_pgbaton_postgresql.7
 
 deps:
 	scripts/install-deps.sh lab

@@ -53,6 +53,14 @@ func (s *scenario) found(node, what string, want ...string) string {
 	return do
 }
 
+// onlyPacemaker takes away in the nodes what may start PostgreSQL on the machine that the lab runs on.
+func (s *scenario) onlyPacemaker() {
+	s.t.Helper()
+	for _, n := range s.lab.Names {
+		s.run(n, "sh", "-c", "rm -f /etc/systemd/system/*.wants/postgresql*.service")
+	}
+}
+
 // cibPlants are misconfigurations of the cluster: what stands in a good configuration, and what in its place.
 func cibPlants() [][3]string {
 	set := func(name, value string) string {
@@ -101,6 +109,7 @@ func TestConsole_Check(t *testing.T) {
 	t.Run("cluster", func(t *testing.T) {
 		c.useFaults(t, false)
 		s := c.begin(t, 8*time.Minute, false)
+		s.onlyPacemaker()
 		for _, n := range c.lab.Names {
 			s.found(n, "a good cluster, from "+n)
 		}
@@ -143,6 +152,7 @@ func TestConsole_Check(t *testing.T) {
 	t.Run("server", func(t *testing.T) {
 		c.useFaults(t, false)
 		s := c.begin(t, 9*time.Minute, false)
+		s.onlyPacemaker()
 		on := s.others[0] // a standby
 		root, err := c.lab.Root(on)
 		s.must(err)

@@ -43,7 +43,9 @@ func (s switchoverCmd) Run(c *common) error {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	world := console.ThisNode()
-	plan, err := world.Prepare(ctx, c.Resource, s.To)
+	plan, err := world.PrepareFresh(ctx, c.Resource, s.To, func(what string) {
+		fmt.Printf("%s: waiting for the next monitor, up to 20 s\n", what)
+	})
 	if err != nil {
 		return nothingToDo(err)
 	}

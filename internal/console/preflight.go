@@ -28,6 +28,8 @@ type Check struct {
 	Result Result `json:"result"`
 	Text   string `json:"text"`
 	Do     string `json:"do,omitempty"` // what to do about it
+
+	at time.Time // when it was so, where it was published and not asked now
 }
 
 // Limits of the pre-flight. The agent has its own (nearBytes, replayBytes in internal/agent/prepromote.go) and waits for a
@@ -50,6 +52,13 @@ type preflight struct {
 
 func (p *preflight) say(name string, r Result, do, format string, args ...any) {
 	p.list = append(p.list, Check{Name: name, Result: r, Text: fmt.Sprintf(format, args...), Do: do})
+}
+
+// from notes of the last check when it was so, if it was published.
+func (p *preflight) from(node string, at time.Time) {
+	if node != p.Here || !p.Fresh {
+		p.list[len(p.list)-1].at = at
+	}
 }
 
 // check says one of two sentences.
@@ -311,6 +320,7 @@ func (p *preflight) streams(target string) {
 	st := p.Standing(target)
 	sb, _, _ := p.Standby(target)
 	when := p.on(st.By, st.At)
+	defer p.from(st.By, st.At)
 	switch {
 	case !st.Known:
 		p.say("streams", NotKnown, "the agents look again before they stop anything", "whether %s streams was not asked on %s", target, p.Primary())
@@ -331,6 +341,7 @@ func (p *preflight) replay(target string) {
 	sb, at, known := p.Standby(target)
 	own, hasOwn := p.Views[target]
 	if hasOwn && own.Paused && p.Age(own.At) <= oldView {
+		defer p.from(target, own.At)
 		p.say("replay", Failed, "on "+target+": SELECT pg_wal_replay_resume()", "replay is paused on %s (%s)", target, p.on(target, own.At))
 		return
 	}
@@ -338,6 +349,7 @@ func (p *preflight) replay(target string) {
 		p.say("replay", NotKnown, "the agents look again before they stop anything", "how far %s has replayed was not asked on %s", target, p.Primary())
 		return
 	}
+	defer p.from(p.Primary(), at)
 	switch {
 	case sb.Unreplay > replayBytes || sb.Behind > replayTime.Seconds():
 		p.say("replay", Failed, "wait until it has caught up", "%s has yet to replay %s, %s (%s)", target, size(sb.Unreplay), seconds(sb.Behind), p.on(p.Primary(), at))

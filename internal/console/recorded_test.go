@@ -53,7 +53,10 @@ func (r *recorded) Run(ctx context.Context, argv ...string) ([]byte, error) {
 		return string(b)
 	}
 	out := read(".xml")
-	for old, now := range r.replace {
+	r.lock.Lock()
+	replace := r.replace
+	r.lock.Unlock()
+	for old, now := range replace {
 		out = strings.ReplaceAll(out, old, now)
 	}
 	if argv[0] == r.broken {

@@ -25,6 +25,7 @@ const (
 
 const (
 	watchEvery  = 100 * time.Millisecond
+	staleLimit  = 20 * time.Second // for the next monitor
 	planLimit   = 20 * time.Second // Pacemaker plans nothing
 	deafLimit   = 30 * time.Second // Pacemaker does not answer here
 	idleLimit   = 15 * time.Second // something else keeps the coordinator busy
@@ -95,6 +96,32 @@ func (w World) Prepare(ctx context.Context, resource, to string) (*Switchover, e
 	s.Chosen = true
 	s.Checks = append(s.Checks, list[0].Checks...)
 	return s, nil
+}
+
+// PrepareFresh is Prepare, but does not let the handover fail on what was published before it was called: it then waits for
+// the next monitor to say so again. waiting is told what for, once.
+func (w World) PrepareFresh(ctx context.Context, resource, to string, waiting func(string)) (*Switchover, error) {
+	began := w.Now()
+	for told := false; ; told = true {
+		s, err := w.Prepare(ctx, resource, to)
+		if err != nil || !s.stale(began) || w.Now().Sub(began) > staleLimit {
+			return s, err
+		}
+		if !told {
+			waiting(failures(s.Checks)[0].Text)
+		}
+		select {
+		case <-ctx.Done():
+			return nil, fail(Refused, "interrupted, nothing was changed")
+		case <-time.After(5 * s.every):
+		}
+	}
+}
+
+// stale tells whether everything that stands in the way was published before then.
+func (s *Switchover) stale(then time.Time) bool {
+	bad := slices.DeleteFunc(failures(s.Checks), func(c Check) bool { return c.Name == "target" && s.To == "" && c.at.IsZero() && len(s.Checks) > 1 })
+	return len(bad) > 0 && !slices.ContainsFunc(bad, func(c Check) bool { return c.at.IsZero() || !c.at.Before(then) })
 }
 
 // known tells whether a node is one of the cluster's.

@@ -162,75 +162,79 @@ func TestCandidates(t *testing.T) {
 	}
 }
 
-// watched plays a recorded switchover: every look at the cluster is the next one that was recorded.
+// watched plays a recorded switchover: every look at the cluster, which asks crm_mon and for the bulletins at the same time,
+// is the next one that was recorded. After the last one time passes.
 type watched struct {
 	*recorded
-	dir   string
 	steps []string
-	at    time.Time
-	lock  sync.Mutex
-	step  int
+	times []time.Time
 	still bool // nothing happens
+
+	lock      sync.Mutex
+	at        time.Time
+	mon, list int // the next step of crm_mon and of the bulletins
 }
 
 func watch(t *testing.T, name string) (World, *watched) {
 	t.Helper()
 	w, r := replay(t, "healthy")
-	p := &watched{recorded: r, dir: filepath.Join("testdata", "watch", name)}
-	files, err := filepath.Glob(filepath.Join(p.dir, "*.now"))
+	p := &watched{recorded: r}
+	files, err := filepath.Glob(filepath.Join("testdata", "watch", name, "*.now"))
 	if err != nil || len(files) == 0 {
-		t.Fatalf("%s: %v", p.dir, err)
+		t.Fatalf("%s: no files (%v)", name, err)
 	}
 	for _, f := range files {
+		b, err := os.ReadFile(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		sec, err := strconv.ParseFloat(strings.TrimSpace(string(b)), 64)
+		if err != nil {
+			t.Fatal(err)
+		}
 		p.steps = append(p.steps, strings.TrimSuffix(f, ".now"))
+		p.times = append(p.times, time.UnixMicro(int64(sec*1e6)).UTC())
 	}
+	p.at = p.times[0]
 	w.Run = p
-	w.Now = p.now
-	p.turn() // to the first one
+	w.Now = func() time.Time {
+		p.lock.Lock()
+		defer p.lock.Unlock()
+		return p.at
+	}
 	return w, p
 }
 
-func (p *watched) now() time.Time {
-	p.lock.Lock()
-	defer p.lock.Unlock()
-	return p.at
-}
-
-// turn goes on to the next step; after the last one time passes.
-func (p *watched) turn() {
-	p.lock.Lock()
-	defer p.lock.Unlock()
-	if p.step+1 < len(p.steps) && !p.still {
-		if !p.at.IsZero() {
-			p.step++
-		}
-		b, err := os.ReadFile(p.steps[p.step] + ".now")
-		if err != nil {
-			p.t.Fatal(err)
-		}
-		f, err := strconv.ParseFloat(strings.TrimSpace(string(b)), 64)
-		if err != nil {
-			p.t.Fatal(err)
-		}
-		p.at = time.UnixMicro(int64(f * 1e6)).UTC()
-		return
+// next is the file of a step, and the one after it.
+func (p *watched) next(step int, ext string) ([]byte, int, error) {
+	b, err := os.ReadFile(p.steps[step] + ext)
+	if step+1 < len(p.steps) && !p.still {
+		step++
 	}
-	p.at = p.at.Add(watchEvery)
+	return b, step, err
 }
 
-func (p *watched) Run(ctx context.Context, argv ...string) ([]byte, error) {
+func (p *watched) Run(ctx context.Context, argv ...string) (out []byte, err error) {
 	if ctx.Err() != nil {
 		return nil, &pacemaker.RunError{Argv: argv, Status: -1, Err: context.Cause(ctx)}
 	}
+	p.lock.Lock()
+	defer p.lock.Unlock()
 	line := strings.Join(argv, " ")
 	switch {
 	case argv[0] == "crmadmin":
 		return []byte("Controller on n2 in state S_IDLE: ok"), nil
 	case argv[0] == "crm_mon":
-		p.turn()
-		return os.ReadFile(p.steps[p.step] + ".crm_mon")
+		if at := p.times[p.mon]; at.After(p.at) {
+			p.at = at
+		} else {
+			p.at = p.at.Add(watchEvery)
+		}
+		out, p.mon, err = p.next(p.mon, ".crm_mon")
+		return out, err
 	case argv[0] == "attrd_updater" && strings.Contains(line, "--name=pgbaton-pgsqld "):
-		return os.ReadFile(p.steps[p.step] + ".bulletins")
+		out, p.list, err = p.next(p.list, ".bulletins")
+		return out, err
 	}
 	return p.recorded.Run(ctx, argv...)
 }
@@ -399,4 +403,65 @@ func TestBadInput(t *testing.T) {
 			}
 		})
 	}
+}
+
+// Ensure that what was published some seconds ago does not refuse a handover before a monitor has said so again, and that
+// what is known now does at once.
+func TestPrepareFresh(t *testing.T) {
+	lost := `&quot;name&quot;:&quot;n2&quot;,&quot;state&quot;:&quot;streaming&quot;`
+	for _, tc := range []struct {
+		name    string
+		to      string
+		later   int  // the look at which the primary has published again
+		heals   bool // and sees it stream
+		ready   bool
+		looks   int
+		waiting bool
+	}{
+		{"nothing is wrong", "n3", 9, false, true, 1, false},
+		{"published before, then well", "n2", 4, true, true, 4, true},
+		{"published before, and again", "n2", 4, false, false, 4, true},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			w, r := replay(t, "healthy")
+			now := w.Now
+			looks := 0
+			w.Run = counting{r, func() {
+				looks++
+				replace := map[string]string{}
+				if tc.to == "n2" && (looks < tc.later || !tc.heals) {
+					replace[lost] = strings.Replace(lost, "streaming", "startup", 1)
+					replace[`&quot;streaming&quot;:true`] = `&quot;streaming&quot;:false`
+				}
+				if looks >= tc.later {
+					replace[`2026-11-25T03:`] = `2026-11-25T05:` // later than any look
+				}
+				r.lock.Lock()
+				r.replace = replace
+				r.lock.Unlock()
+			}}
+			w.Now = now
+			waited := false
+			s, err := w.PrepareFresh(t.Context(), "", tc.to, func(string) { waited = true })
+			if err != nil {
+				t.Fatal(err)
+			}
+			if ready := s.Ready() == nil; ready != tc.ready || looks != tc.looks || waited != tc.waiting {
+				t.Errorf("ready %v (%v) after %d looks, waited %v; want %v after %d, %v", ready, s.Ready(), looks, waited, tc.ready, tc.looks, tc.waiting)
+			}
+		})
+	}
+}
+
+// counting calls a function before each look at the cluster.
+type counting struct {
+	*recorded
+	look func()
+}
+
+func (c counting) Run(ctx context.Context, argv ...string) ([]byte, error) {
+	if argv[0] == "crm_mon" {
+		c.look()
+	}
+	return c.recorded.Run(ctx, argv...)
 }

@@ -99,7 +99,7 @@ func (t *tracker) observe(at time.Time, state pacemaker.ClusterState, bulletins 
 		t.promoted = at
 		say(t.primary, "is the primary")
 	}
-	t.hear(say, know, bulletins)
+	t.hear(at, say, know, bulletins)
 	t.scores(say, state)
 	if t.primary != "" && !t.busy && t.top {
 		if t.calm.IsZero() {
@@ -112,13 +112,14 @@ func (t *tracker) observe(at time.Time, state pacemaker.ClusterState, bulletins 
 }
 
 // hear takes in what the agents say.
-func (t *tracker) hear(say func(string, string, ...any), know baton.Knowledge, bulletins []baton.Bulletin) {
+func (t *tracker) hear(at time.Time, say func(string, string, ...any), know baton.Knowledge, bulletins []baton.Bulletin) {
 	if n := know.Note; n != nil && n.Nonce != t.note0 && n.Node == t.from && t.note == "" {
 		t.note, t.noteEnd = n.String(), n.End.String()
-		say(n.Node, "has ended: %s", *n)
 		if t.demoted.IsZero() {
+			t.demoted = at // the note is quicker than the CIB
 			say(n.Node, "is being shut down")
 		}
+		say(n.Node, "has ended: %s", *n)
 	}
 	for _, b := range bulletins {
 		if c := b.Challenge; c != nil && c.Claim.Seq > t.seq0 && c.Claim.Node == b.Node {
