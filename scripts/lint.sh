@@ -1,5 +1,5 @@
 #!/bin/bash
-# gofumpt, vet and staticcheck, in the versions that go.mod pins. All run, also after one
+# gofumpt, vet, a tidy go.mod and staticcheck, in the versions that go.mod pins. All run, also after one
 # found something.
 set -uo pipefail
 cd "$(dirname "$0")/.."
@@ -12,6 +12,7 @@ if [ -n "$unformatted" ]; then
 	bad=1
 fi
 go vet ./... || bad=1
+go mod tidy -diff || bad=1
 go vet -tags faults ./internal/agent/... ./cmd/pgbaton-agent || bad=1
 go tool staticcheck ./... || bad=1
 [ $bad = 0 ] && echo "lint: gofumpt, vet and staticcheck have nothing to say"
