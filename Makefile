@@ -31,7 +31,8 @@ all: build
 build: $(PROGRAMS)
 
 $(PROGRAMS):
-	$(BUILD) -o bin/$@ ./cmd/$@
+	@echo "building bin/$@"
+	@$(BUILD) -o bin/$@ ./cmd/$@
 
 install: build
 	install -D -m 755 bin/pgbaton-agent $(DESTDIR)$(PREFIX)/lib/ocf/resource.d/pgbaton/postgresql

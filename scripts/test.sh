@@ -88,7 +88,20 @@ e2e() {
 	return $rc
 }
 
-[ $# -gt 0 ] || set -- deps build lint matrix unit lab e2e
+# What a newcomer runs first: it must end well, and be readable in 80 columns.
+demo() {
+	local rc=0
+	bin/pgbaton-lab demo >"$logs/demo.out" 2>&1 || rc=$?
+	tail -n 12 "$logs/demo.out"
+	if LC_ALL=C.UTF-8 grep -nE '^.{81,}$' "$logs/demo.out"; then
+		echo "demo: these lines are longer than 80 columns"
+		rc=1
+	fi
+	[ $rc = 0 ] || cat "$logs/demo.out"
+	return $rc
+}
+
+[ $# -gt 0 ] || set -- deps build lint matrix unit lab demo e2e
 for s; do
 	verbose=
 	case $s in
@@ -98,9 +111,10 @@ for s; do
 	matrix) stage matrix scripts/postgres-matrix.sh ;;
 	unit) stage unit unit ;;
 	lab) verbose=brief stage lab lab ;;
+	demo) stage demo demo ;;
 	e2e) stage e2e e2e ;;
 	*)
-		echo "test.sh: no stage $s: expected deps, build, lint, matrix, unit, lab or e2e" >&2
+		echo "test.sh: no stage $s: expected deps, build, lint, matrix, unit, lab, demo or e2e" >&2
 		exit 2
 		;;
 	esac

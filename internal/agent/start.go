@@ -66,7 +66,7 @@ func (a *Agent) startAsStandby(ctx context.Context) error {
 	if n, err := a.killLeftovers(ctx); err != nil {
 		return err
 	} else if n > 0 {
-		a.log.Warn("ended what was left of a crashed server", "processes", n)
+		a.log.Warn("ended what was left of a server", "processes", n)
 	}
 	if removed, err := a.pg.RemoveStaleLocks(); err != nil {
 		return ocf.Errorf(ocf.ErrGeneric, "%w", err)
