@@ -180,7 +180,7 @@ const (
 	aheadLimit     = 250 * time.Millisecond
 	challengeLimit = 500 * time.Millisecond
 	lateLimit      = 30 * time.Second
-	lateInterval   = 200 * time.Millisecond
+	lateInterval   = 400 * time.Millisecond
 )
 
 // lateAnswer waits for a challenge of the target of the plan that it was started for, and answers it. It ends when the
