@@ -82,11 +82,18 @@ func killStandby(ctx context.Context, l *lab.Lab, roles map[killPart]string) err
 	return err
 }
 
-// killAwaitPostmaster waits until no postmaster runs on the old primary.
+// killAwaitPostmaster waits until no process of the server runs on the old primary: a postmaster removes its pid file some
+// time before it is gone.
 func killAwaitPostmaster(ctx context.Context, l *lab.Lab, roles map[killPart]string) error {
 	return lab.Poll(ctx, 5*time.Millisecond, func() error {
-		if pid, err := l.Postmaster(roles[partOld]); err == nil {
-			return lab.NotYet("the postmaster %d of %s still runs", pid, roles[partOld])
+		procs, err := l.Processes(roles[partOld])
+		if err != nil {
+			return err
+		}
+		for _, p := range procs {
+			if p.Name == "postgres" && p.State != "Z" {
+				return lab.NotYet("%s of %s still runs: pid %d", p.Args, roles[partOld], p.PID)
+			}
 		}
 		return nil
 	})

@@ -322,6 +322,17 @@ func (a *attempt) sameRows(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	// A client that was stopped may have left a statement that is still to commit.
+	err = lab.Poll(ctx, 20*time.Millisecond, func() error {
+		out, err := l.SQL(ctx, primary, "SELECT count(*) FROM pg_stat_activity WHERE usename = 'load'")
+		if err != nil || out != "0" {
+			return lab.NotYet("%s backends of the stopped clients still run on %s (%v)", out, primary, err)
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
 	end, err := l.SQL(ctx, primary, "SELECT pg_current_wal_insert_lsn()")
 	if err != nil {
 		return err
