@@ -81,7 +81,7 @@ func TestQuorum(t *testing.T) {
 		s.lifted(s.old)
 		s.lifted(away)
 		s.await(2*time.Minute, func() error {
-			out, err := s.lab.Run(s.ctx, target, "cibadmin", "--query", "--scope=nodes")
+			out, err := s.lab.Run(s.ctx, target, "cibadmin", "--query", "--local", "--scope=nodes")
 			if err != nil || strings.Contains(out, "pgbaton-claim") {
 				return lab.NotYet("the claim still stands in the configuration, though every node knows it (%v)", err)
 			}

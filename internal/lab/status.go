@@ -138,7 +138,9 @@ func (l *Lab) Status(ctx context.Context) (*Status, error) {
 		out, err := l.Run(ctx, s.Asked, "crmadmin", "-q", "-S", s.DC)
 		s.Busy = err != nil || !strings.Contains(out, "S_IDLE")
 	}
-	out, err := l.Run(ctx, s.Asked, "cibadmin", "-Q", "-o", "constraints")
+	// Without --local the question goes to the coordinator, and where that loses its power before it has answered, cibadmin
+	// waits for the answer for good.
+	out, err := l.Run(ctx, s.Asked, "cibadmin", "-Q", "--local", "-o", "constraints")
 	if err != nil {
 		return s, err
 	}

@@ -7,6 +7,10 @@ import (
 	"time"
 )
 
+// askLimit bounds a question to one node's copy of the CIB. cibadmin waits for good for the answer of a node that loses its
+// power between the question and the answer (seen with 2.1.5).
+const askLimit = 3 * time.Second
+
 // ScoreInCIB returns the transient promotion score of a resource on a node as this
 // node's copy of the CIB shows it, and whether there is one. The scheduler, which
 // runs on the DC, reads the CIB and not the attribute manager.
@@ -31,6 +35,8 @@ func scoreInCIB(ctx context.Context, r Runner, node, resource, where string) (Sc
 			return 0, false, fmt.Errorf("read promotion score from the CIB: name %q: expected one without quotes", s)
 		}
 	}
+	ctx, cancel := context.WithTimeout(ctx, askLimit)
+	defer cancel()
 	out, err := r.Run(ctx, "cibadmin", "--query", where, "--xpath",
 		"/cib/status/node_state[@uname='"+node+"']/transient_attributes//nvpair[@name='"+name+"']")
 	if ExitStatus(err) == exitNoSuch {
@@ -96,6 +102,8 @@ func permanent(ctx context.Context, r Runner, name, where string) (map[string]st
 	if err := checkAttribute(name, "-"); err != nil {
 		return nil, err
 	}
+	ctx, cancel := context.WithTimeout(ctx, askLimit)
+	defer cancel()
 	out, err := r.Run(ctx, "cibadmin", "--query", where, "--scope=nodes")
 	if err != nil {
 		return nil, wrap(err, "read permanent attribute %s", name)
