@@ -108,6 +108,9 @@ func (c *liveCluster) ScoreInCIB(ctx context.Context, node string) (pacemaker.Sc
 // coordinator is the node whose copy of the CIB the scheduler reads.
 func (c *liveCluster) coordinator(ctx context.Context) (string, error) {
 	if c.dc == "" {
+		// crmadmin waits for a coordinator that has just lost its power.
+		ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
+		defer cancel()
 		out, err := c.run.Run(ctx, "crmadmin", "--quiet", "--dc_lookup")
 		if err != nil {
 			return "", err

@@ -30,8 +30,16 @@ type Volatile struct {
 	Primary    *pgdisk.Position `json:"primary,omitempty"`     // how far the primary had written, by its last monitor
 	Score      string           `json:"score,omitempty"`       // the promotion score set last
 	Status     string           `json:"status,omitempty"`      // the status attribute set last
+	Shown      *Shown           `json:"shown,omitempty"`       // the view published last
 	Asserted   int64            `json:"asserted,omitempty"`    // when score and bulletin were last asserted, Unix seconds
 	Attrd      string           `json:"attrd,omitempty"`       // incarnation of attrd they were told to
+}
+
+// Shown is the view of its instance that a node published last.
+type Shown struct {
+	At      time.Time `json:"at"`
+	Outline string    `json:"outline"`         // what of it would be worth another one at once
+	Attrd   string    `json:"attrd,omitempty"` // incarnation of attrd it was told to
 }
 
 // Asked is a challenge that a target published in post-demote, so that the answers are there when pre-promote wants them.

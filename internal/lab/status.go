@@ -135,11 +135,12 @@ func (l *Lab) Status(ctx context.Context) (*Status, error) {
 		return s, err
 	}
 	if s.DC != "" {
-		out, err := l.Run(ctx, s.Asked, "crmadmin", "-q", "-S", s.DC)
+		// A coordinator that has just lost its power does not answer, and crmadmin waits for it for good.
+		brief, cancel := context.WithTimeout(ctx, 3*time.Second)
+		out, err := l.Run(brief, s.Asked, "crmadmin", "-q", "-S", s.DC)
+		cancel()
 		s.Busy = err != nil || !strings.Contains(out, "S_IDLE")
 	}
-	// Without --local the question goes to the coordinator, and where that loses its power before it has answered, cibadmin
-	// waits for the answer for good.
 	out, err := l.Run(ctx, s.Asked, "cibadmin", "-Q", "--local", "-o", "constraints")
 	if err != nil {
 		return s, err

@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// askLimit bounds a question to one node's copy of the CIB. cibadmin waits for good for the answer of a node that loses its
-// power between the question and the answer (seen with 2.1.5).
+// askLimit bounds a question to one node's copy of the CIB: the node may lose its power before it answers. The caller asks
+// again.
 const askLimit = 3 * time.Second
 
 // ScoreInCIB returns the transient promotion score of a resource on a node as this
