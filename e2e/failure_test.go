@@ -56,6 +56,7 @@ func TestFailure(t *testing.T) {
 		{"36 start fails after a crash", startFails},
 		{"37 data directory gone", dataGone},
 		{"41 node power off", powerOff},
+		{"attrd dies on the primary's node", attrdKilled},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			c := testCluster(t, "failure", failing())
@@ -286,6 +287,51 @@ func powerOff(s *scenario) {
 	}
 	s.returned(s.old, now)
 	s.takenOver(now, was, "power off", 10*time.Second)
+}
+
+// attrdKilled ends Pacemaker's attribute manager under a healthy primary, whose score goes with it. Nobody notices.
+func attrdKilled(s *scenario) {
+	was := s.timeline(s.old)
+	for n := range 3 {
+		s.load.Mark(fmt.Sprintf("attrd %d", n))
+		killed := time.Now()
+		s.must(s.lab.Signal(syscall.SIGKILL, s.attrd(s.old)))
+		time.Sleep(5 * time.Second)
+		s.highest(s.old)
+		s.stage("the primary is on top again, %.1f s after attrd died", time.Since(killed).Seconds())
+	}
+	r := s.finish()
+	for n := range 3 {
+		s.outage(r, fmt.Sprintf("attrd %d", n), blinkLimit)
+	}
+	if now := s.timeline(s.old); now != was {
+		s.t.Errorf("%s writes timeline %d, before attrd died on it it was %d", s.old, now, was)
+	}
+	s.primaryIs(s.old)
+	// No score outlives the instance that it belongs to, wherever it was set.
+	s.standby(s.old, true)
+	now := s.newPrimary(was, "")
+	s.must(s.lab.WaitIdle(s.within(healLimit)))
+	if n := s.status().Node(s.old); n.Score != "" {
+		s.t.Errorf("%s is in standby and still has the score %q", s.old, n.Score)
+	}
+	s.standby(s.old, false)
+	s.streaming()
+	s.primaryIs(now)
+}
+
+// attrd is a node's attribute manager.
+func (s *scenario) attrd(node string) int {
+	s.t.Helper()
+	procs, err := s.lab.Processes(node)
+	s.must(err)
+	for _, p := range procs {
+		if p.Name == "pacemaker-attrd" && p.State != "Z" {
+			return p.PID
+		}
+	}
+	s.t.Fatalf("no pacemaker-attrd runs on %s", node)
+	return 0
 }
 
 // missing checks that a takeover said, in the journal, how much it knows to be lost.

@@ -391,6 +391,9 @@ func (a *Agent) reassert(ctx context.Context, attrd string) error {
 	if err := a.publish(ctx, "publish", nil, nil); err != nil {
 		return err
 	}
+	if attrd != a.vol.Attrd {
+		a.vol.Status = "" // not there any more
+	}
 	a.vol.Attrd, a.vol.Asserted = attrd, a.clock.Now().Unix()
 	a.saveVolatile()
 	return nil

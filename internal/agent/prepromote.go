@@ -307,6 +307,9 @@ func (a *Agent) preDemote(ctx context.Context) error {
 	}
 	target := p.Promote[0]
 	mayCallOff := baton.CanCallOff(p, a.inv.Node)
+	if attrd := a.cluster.Incarnation(a.vol.Attrd); mayCallOff && attrd != a.vol.Attrd {
+		return a.reclaim(ctx, attrd)
+	}
 	if mayCallOff {
 		a.hurrySenders(f)
 	}
@@ -426,6 +429,28 @@ func (a *Agent) callOff(ctx context.Context, f facts, target, why string) error 
 	}
 	err := a.awaitForbidden(ctx, target)
 	return errors.Join(err, a.dropOverrides(f))
+}
+
+// reclaim sets the score of a running primary again: attrd was restarted, and took it along, so that the standbys' scores
+// are the highest and this plan was made. With the score in the CIB it is made anew, and moves the role only if somebody
+// wants that. Nothing else could be quicker: Pacemaker plans as soon as the new attrd has wiped the old one's attributes,
+// and demotes as soon as this notification has ended. A permanent score would outlive the node that it belongs to.
+func (a *Agent) reclaim(ctx context.Context, attrd string) error {
+	a.log.Warn("attrd was restarted and took this primary's score along: setting it again", "change", a.change)
+	a.record("called off", "attrd was restarted and took this primary's score along", false)
+	a.vol.Score = ""
+	err := a.poll(ctx, "attrd to take the score", 20*time.Millisecond, func() (bool, error) {
+		return a.assertScore(ctx, baton.ScorePrimary, false) == nil, nil // it may still be starting
+	})
+	if err != nil {
+		return err
+	}
+	err = a.poll(ctx, "this primary's score to stand in the CIB", 10*time.Millisecond, func() (bool, error) {
+		s, ok, err := a.cluster.ScoreInCIB(ctx, a.inv.Node)
+		return err == nil && ok && s == baton.ScorePrimary, nil
+	})
+	// The bulletin went with the score.
+	return errors.Join(err, a.reassert(ctx, attrd))
 }
 
 func (a *Agent) overrideAndReload(f facts, setting [2]string) error {
