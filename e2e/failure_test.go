@@ -261,7 +261,7 @@ func dataGone(s *scenario) {
 	r := s.load.Stop()
 	s.load = nil
 	s.t.Logf("%d of %d acknowledged rows lost", r.Lost, r.Acknowledged)
-	s.outage(r, "gone", 15*time.Second)
+	s.outage(r, "gone", 5*time.Second)
 	for _, o := range r.Overlaps {
 		s.t.Errorf("two writable nodes: %+v", o)
 	}

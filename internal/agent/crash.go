@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
+	"path/filepath"
 	"time"
 
 	"github.com/pgbaton/pgbaton/internal/baton"
@@ -189,6 +191,42 @@ func (a *Agent) endHung(ctx context.Context, pm postgres.Postmaster) error {
 		return err
 	}
 	return a.leaveRole(ctx, noticed, fmt.Sprintf("its postmaster (pid %d) is stopped by a signal", pm.PID), false, &release)
+}
+
+// goneLooks is how often in a row the data directory must be found without its files before a server is ended over it.
+const goneLooks = 2
+
+// countGone counts in how many looks in a row both pg_control and the lock file of a living server were missing. The
+// postmaster itself looks for its lock file once a minute, and ends when it is not there.
+func (a *Agent) countGone(pm postgres.Postmaster, before int) int {
+	_, control := os.Stat(filepath.Join(a.pg.DataDir, "global", "pg_control"))
+	_, lock := os.Stat(filepath.Join(a.pg.DataDir, "postmaster.pid"))
+	if errors.Is(control, fs.ErrNotExist) && errors.Is(lock, fs.ErrNotExist) && pm.Alive() {
+		return before + 1
+	}
+	return 0
+}
+
+// endGone ends a primary whose files are gone: what it still commits is written to nothing. Whoever mourns it leaves the
+// role. A standby's monitor says what is wrong with it.
+func (a *Agent) endGone(ctx context.Context, pm postgres.Postmaster) error {
+	release, err := a.flock(ctx, "action.lock")
+	if err != nil {
+		return err
+	}
+	defer release()
+	locked, cancel := context.WithTimeout(ctx, lockedFor)
+	defer cancel()
+	held, err := a.cluster.Held(locked)
+	if err != nil || held != pacemaker.RolePromoted || a.countGone(pm, 0) == 0 {
+		return err
+	}
+	a.log.Warn("the data directory is gone: ending the server", "path", a.pg.DataDir, "pid", pm.PID)
+	if err := a.do("immediate-stop", func() error { return pm.Signal(postgres.ImmediateStop) }); err != nil {
+		return err
+	}
+	_, err = a.killLeftovers(locked)
+	return err
 }
 
 // takeBack waits until the role has found a new owner, and claims it back if everybody else refused.

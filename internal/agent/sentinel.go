@@ -72,12 +72,17 @@ func (a *Agent) sentinel(ctx context.Context) error {
 			continue
 		}
 		var receiver connecting
-		stopped, since := 0, a.clock.Now()
+		stopped, gone, since := 0, 0, a.clock.Now()
 		for !watch(pm.Process, sentinelInterval) {
 			a.unstick(ctx, pm, &receiver)
 			a.tend(since, &tended)
 			if stopped = countStopped(pm, stopped); stopped == stoppedLooks {
 				if err := a.endHung(ctx, pm); err != nil {
+					a.log.Error("sentinel", "error", err)
+				}
+			}
+			if gone = a.countGone(pm, gone); gone == goneLooks {
+				if err := a.endGone(ctx, pm); err != nil {
 					a.log.Error("sentinel", "error", err)
 				}
 			}
