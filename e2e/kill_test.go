@@ -322,9 +322,10 @@ func (a *attempt) sameRows(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	// A client that was stopped may have left a statement that is still to commit.
+	// A client that was stopped may have left a statement that is still to commit. An idle backend whose client lost it when
+	// the address moved is nothing of that kind: it may stay for hours.
 	err = lab.Poll(ctx, 20*time.Millisecond, func() error {
-		out, err := l.SQL(ctx, primary, "SELECT count(*) FROM pg_stat_activity WHERE usename = 'load'")
+		out, err := l.SQL(ctx, primary, "SELECT count(*) FROM pg_stat_activity WHERE usename = 'load' AND state <> 'idle'")
 		if err != nil || out != "0" {
 			return lab.NotYet("%s backends of the stopped clients still run on %s (%v)", out, primary, err)
 		}

@@ -11,6 +11,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/pgbaton/pgbaton/internal/lab"
 )
 
 // Ensure the oldest and the newest version of PostgreSQL hand over and survive a crash like the one that all other tests
@@ -72,10 +74,24 @@ func versionHandovers(t *testing.T, c *cluster) {
 // versionCrash kills the primary's postmaster. Somebody is primary again, everybody streams, nobody is fenced.
 func versionCrash(t *testing.T, c *cluster) {
 	s := c.begin(t, 2*time.Minute, true)
-	timeline := s.timeline(s.old)
+	const since = "SELECT extract(epoch FROM pg_postmaster_start_time()) WHERE NOT pg_is_in_recovery()"
+	before := s.sql(s.old, since)
 	s.load.Mark("crash")
 	s.must(s.lab.SignalPostgres(s.old, syscall.SIGKILL, false))
-	now := s.newPrimary(timeline, "")
+	// Its server is started again where it was, or, if that fails, another node's takes over.
+	var now string
+	s.await(roleLimit, func() error {
+		name, err := s.lab.WaitPromoted(s.within(roleLimit), "")
+		if err != nil {
+			return lab.NotYet("%v", err)
+		}
+		out, err := s.lab.SQL(s.ctx, name, since)
+		if err != nil || out == "" || out == before {
+			return lab.NotYet("%s is not primary with another server than before: %q (%v)", name, out, err)
+		}
+		now = name
+		return nil
+	})
 	s.must(s.load.AwaitAck(s.within(roleLimit)))
 	s.must(s.lab.WaitIdle(s.within(healLimit)))
 	s.streaming()
