@@ -121,7 +121,7 @@ func inWords(l follow.Line) string {
 	a := l.Attrs
 	switch l.Msg {
 	case "prepared the handover":
-		if a["target"] != "<nil>" && a["target"] != "" {
+		if a["target"] != "fit" && a["target"] != "" {
 			return "checkpoint while clients write; " + a["target"]
 		}
 		return fmt.Sprintf("checkpoint while clients still write, %s ms; %s keeps up", a["checkpoint_ms"], a["to"])
