@@ -15,6 +15,7 @@ import (
 	"github.com/pgbaton/pgbaton/internal/journal"
 	"github.com/pgbaton/pgbaton/internal/ocf"
 	"github.com/pgbaton/pgbaton/internal/pacemaker"
+	"github.com/pgbaton/pgbaton/internal/pgdisk"
 	"github.com/pgbaton/pgbaton/internal/postgres"
 )
 
@@ -41,6 +42,11 @@ type Agent struct {
 	wayOut   string // what a person can do about a refusal
 	release  func()
 	spawned  postgres.Process // the server, if this action started it
+	// endedPrimary: this action has ended a server that was writable.
+	endedPrimary bool
+	// resting is where the instance ended, as long as pg_control is restingControl: reading the WAL of a crashed one takes long.
+	resting        *baton.Candidate
+	restingControl pgdisk.Control
 	// unlocked: somebody else works on the instance, or there is nowhere to lock. A monitor then looks and touches nothing.
 	unlocked bool
 }
@@ -69,7 +75,7 @@ func (realClock) Sleep(ctx context.Context, d time.Duration) {
 func Main(version string, args, environ []string, stdout, stderr io.Writer) int {
 	env := ocf.EnvFromOS(environ)
 	detached := ""
-	if len(args) == 1 && (args[0] == aftercareAction || args[0] == sentinelAction || args[0] == answerAction) {
+	if len(args) == 1 && (args[0] == aftercareAction || args[0] == sentinelAction || args[0] == answerAction || args[0] == rejoinAction) {
 		detached, args = args[0], []string{"monitor"}
 	}
 	inv, err := ocf.ParseInvocation(args, env)
@@ -170,13 +176,15 @@ func (a *Agent) Run() ocf.ExitCode {
 	case "validate-all":
 		err = a.validate(ctx)
 	case "reload-agent", "reload":
-		err = a.validate(ctx)
+		err = a.reloadParameters(ctx)
 	case aftercareAction:
 		err = a.aftercare(ctx)
 	case sentinelAction:
 		err = a.sentinel(ctx)
 	case answerAction:
 		err = a.lateAnswer(ctx)
+	case rejoinAction:
+		err = a.rejoin(ctx)
 	default:
 		err = ocf.Errorf(ocf.ErrUnimplemented, "action %q is not one of this agent's", a.inv.Action)
 	}
@@ -269,7 +277,7 @@ func (a *Agent) deadline() time.Time {
 		timeout = time.Minute
 	}
 	switch a.inv.Action {
-	case aftercareAction:
+	case aftercareAction, rejoinAction:
 		timeout = 24 * time.Hour
 	case sentinelAction:
 		timeout = 365 * 24 * time.Hour

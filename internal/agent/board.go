@@ -130,6 +130,9 @@ const answerLimit = 500 * time.Millisecond
 // answer is this node's reply to a challenge: where its WAL ends now.
 func (a *Agent) answer(ctx context.Context, challenge string) *baton.Answer {
 	ans := &baton.Answer{Challenge: challenge, Live: a.vol.Live, Saw: a.vol.Saw}
+	if ans.Unfit = a.unfit(); ans.Unfit != "" {
+		return ans
+	}
 	f, err := a.look()
 	if err != nil {
 		ans.Unfit = err.Error()
@@ -161,8 +164,8 @@ func (a *Agent) answer(ctx context.Context, challenge string) *baton.Answer {
 		return ans
 	}
 	ans.Position, ans.Identity = c.Position, c.Identity
-	if why := a.diverged(f.control, c.Position); why != "" {
-		ans.Unfit = why
+	if v := a.judge(brief, c, f.control); v.Rejoin == baton.Rewind || v.Rejoin == baton.Clone {
+		ans.Unfit = "diverged: " + v.Reason
 	}
 	return ans
 }

@@ -42,6 +42,8 @@ type Cluster interface {
 	// Held is the role in which Pacemaker has the resource here, "" where nobody may act on it: no quorum, maintenance,
 	// unmanaged.
 	Held(ctx context.Context) (role string, err error)
+	// PromotedBut is another node than this that has the promoted role for Pacemaker, "" if there is none.
+	PromotedBut(ctx context.Context, node string) (string, error)
 	// Incarnation tells one life of attrd from the next: with it go scores and private attributes. known is what it was
 	// the last time, which is cheaper to confirm than to find.
 	Incarnation(known string) string
@@ -200,6 +202,19 @@ func (c *liveCluster) Held(ctx context.Context) (string, error) {
 	for _, i := range st.Instances {
 		if i.Resource == c.resource && i.Node == node && i.Managed && !i.Blocked {
 			return i.Role, nil
+		}
+	}
+	return "", nil
+}
+
+func (c *liveCluster) PromotedBut(ctx context.Context, node string) (string, error) {
+	st, err := pacemaker.ReadState(ctx, c.run)
+	if err != nil {
+		return "", err
+	}
+	for _, i := range st.Instances {
+		if i.Resource == c.resource && i.Node != node && i.Role == pacemaker.RolePromoted {
+			return i.Node, nil
 		}
 	}
 	return "", nil

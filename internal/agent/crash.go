@@ -34,8 +34,8 @@ func (a *Agent) mourn(ctx context.Context, pm postgres.Postmaster, revivals *[]t
 	if _, err := a.pg.Postmaster(); !errors.Is(err, postgres.ErrNotRunning) {
 		return false, nil // somebody has started it again
 	}
-	if a.vol.Parked || a.vol.Stopped {
-		return false, nil // an action of ours
+	if a.vol.Parked || a.vol.Stopped || a.vol.Out != nil || a.rewinding() {
+		return false, nil // an action of ours, or a server that only recovers to be rewound
 	}
 	ctl, err := pgdisk.ReadControl(a.pg.DataDir)
 	gone := errors.Is(err, fs.ErrNotExist)

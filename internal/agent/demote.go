@@ -18,6 +18,11 @@ import (
 // it next, and waits for neither: what still lingers (an archiver, a walsender that still feeds its standby) is no
 // primary any more, and is looked after outside of Pacemaker's actions.
 func (a *Agent) demote(ctx context.Context) error {
+	if a.vol.Out != nil && !a.vol.Out.Running {
+		if _, err := a.pg.Postmaster(); err != nil || a.rejoining() {
+			return nil // it is kept out: nothing of it is a primary
+		}
+	}
 	f, err := a.look()
 	if err != nil && f.role != down && f.role != parkedDown {
 		return ocf.Errorf(ocf.ErrGeneric, "%w", err)
@@ -72,6 +77,7 @@ func (a *Agent) dead() bool { return a.state.Refusal != nil && a.state.Refusal.D
 // endPrimary shuts the primary down, fast; if it does not get there in half of the time, at once; then with SIGKILL.
 // It returns as soon as pg_control says that it is shut down: nothing is written after that.
 func (a *Agent) endPrimary(ctx context.Context, f facts) (facts, error) {
+	a.endedPrimary = f.role == primary
 	a.log.Info("shutting the primary down", "change", a.change, "pid", f.postmaster.PID)
 	if err := a.do("fast-stop", func() error { return f.postmaster.Signal(postgres.FastStop) }); err != nil {
 		a.log.Warn("fast stop", "error", err)
@@ -118,22 +124,50 @@ func (a *Agent) awaitEnd(ctx context.Context, f facts) (facts, error) {
 
 // leaveNote publishes how the instance ended, on disk first. An instance that was a standby leaves none.
 func (a *Agent) leaveNote(ctx context.Context, f facts) error {
-	var note *baton.Note
-	var err error
 	switch f.control.State {
 	case pgdisk.ShutDown:
-		note, err = a.noteFromDisk(f.control)
 	case pgdisk.InProduction, pgdisk.ShuttingDown, pgdisk.InCrashRecovery:
-		if _, err = a.killLeftovers(ctx); err == nil {
-			note, err = a.crashNote(ctx, f.control)
+		if _, err := a.killLeftovers(ctx); err != nil {
+			// The end of its WAL may still move. Without a note the old primary is found by its position.
+			a.log.Error("no note", "error", err)
+			return nil
 		}
+	default:
+		return nil
+	}
+	// A note would promote this instance, and it alone: over the rows of everybody else.
+	at, err := a.atRest(ctx, f.control)
+	if err == nil && !a.wasPrimaryOn(at.Position.Timeline) {
+		if err := a.learnAll(ctx); err != nil {
+			a.log.Warn("no word from the other nodes", "error", err)
+		}
+	}
+	if err == nil && baton.Unclaimed(a.state.Claims, at.Position.Timeline) {
+		// Promoted by hand. If it was the only primary, it was the cluster's all the same.
+		other, err := a.primaryElsewhere(ctx)
+		if err != nil || other != "" || !a.endedPrimary {
+			a.log.Warn("no note: nobody claimed the timeline of what has ended here", "timeline", at.Position.Timeline, "primary", other, "error", err)
+			return nil
+		}
+		if err := a.claimTimeline(f.control, at.Position.Timeline); err != nil {
+			return err
+		}
+	}
+	v := a.returning(ctx, f.control)
+	if v.Rejoin == baton.Rewind || v.Rejoin == baton.Clone {
+		a.log.Warn("no note: what has ended here was not the cluster's primary", "reason", v.Reason)
+		return nil
+	}
+	var note *baton.Note
+	if f.control.State == pgdisk.ShutDown {
+		note, err = a.noteFromDisk(f.control)
+	} else {
+		note, err = a.crashNote(ctx, f.control)
 		if err == nil && !a.wasPrimaryOn(note.Timeline) {
 			// A clone that never ran, or was promoted by hand: the primary that this pg_control speaks of may be alive.
 			a.log.Warn("no note: nothing known of this node says that it was primary", "timeline", note.Timeline, "pg_control", f.control.State)
 			return nil
 		}
-	default:
-		return nil
 	}
 	if err != nil {
 		// Without a note nobody has a proof; the old primary is still found by its position.
@@ -165,7 +199,7 @@ func (a *Agent) wasPrimaryOn(timeline pgdisk.TimelineID) bool {
 
 // crashNote reads where the WAL of a crashed primary ends. Nothing of it may run any more.
 func (a *Agent) crashNote(ctx context.Context, ctl pgdisk.Control) (*baton.Note, error) {
-	c, err := a.candidate(ctx, nil, nil, false)
+	c, err := a.atRest(ctx, ctl)
 	if err != nil {
 		return nil, err
 	}

@@ -234,30 +234,3 @@ func (a *Agent) connect(ctx context.Context, patient bool) (*postgres.Session, e
 	}
 	return sess, err
 }
-
-// diverged says why this standby cannot follow the current primary: its own WAL runs past the point where a newer
-// timeline, whose history it has fetched, left its timeline. "" if nothing is known.
-func (a *Agent) diverged(ctl pgdisk.Control, pos pgdisk.Position) string {
-	for _, c := range a.state.Claims {
-		if c.State == baton.Effective && c.Parent == pos.Timeline && pos.LSN > c.Switch {
-			return fmt.Sprintf("WAL of timeline %d ends at %s, but %s started timeline %d at %s", pos.Timeline, pos.LSN, c.Node, c.Timeline, c.Switch)
-		}
-	}
-	for _, t := range a.startedTimelines() {
-		if t <= pos.Timeline {
-			break
-		}
-		h, err := pgdisk.ReadHistory(a.walDir(), t)
-		if err != nil {
-			continue
-		}
-		sw, ok := h.SwitchPointOf(pos.Timeline)
-		switch {
-		case !ok:
-			return fmt.Sprintf("timeline %d of this node is not an ancestor of timeline %d", pos.Timeline, t)
-		case pos.LSN > sw:
-			return fmt.Sprintf("WAL of timeline %d ends at %s, but timeline %d left it at %s", pos.Timeline, pos.LSN, t, sw)
-		}
-	}
-	return ""
-}

@@ -15,7 +15,7 @@ import (
 // time. Pacemaker runs one action at a time; an aftercare is no action.
 func (a *Agent) lock(ctx context.Context) error {
 	switch a.inv.Action {
-	case aftercareAction, sentinelAction, answerAction, "validate-all", "reload-agent", "reload":
+	case aftercareAction, sentinelAction, answerAction, rejoinAction, "validate-all", "reload-agent", "reload":
 		return nil
 	}
 	release, err := a.flock(ctx, "action.lock")

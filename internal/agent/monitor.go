@@ -57,6 +57,9 @@ func (a *Agent) monitor(ctx context.Context) error {
 }
 
 func (a *Agent) examine(ctx context.Context) error {
+	if out, err := a.monitorOut(ctx); out {
+		return err
+	}
 	f, err := a.look()
 	if err != nil {
 		if f.postmaster.PID == 0 {
@@ -99,7 +102,8 @@ func (a *Agent) monitorDown(ctx context.Context, f facts, ctlErr error) error {
 		if _, err := a.unpark(ctx); err != nil {
 			return ocf.Errorf(ocf.ErrGeneric, "starting the parked instance: %w", err)
 		}
-		return nil
+		_, err := a.monitorOut(ctx)
+		return err
 	}
 	switch {
 	case len(left) > 0 && errors.Is(ctlErr, fs.ErrNotExist):
@@ -145,6 +149,11 @@ func (a *Agent) monitorPrimary(ctx context.Context, f facts) error {
 	if err == nil && a.params.MaxLag > 0 {
 		st.Written, err = sess.CurrentLSN(wait)
 	}
+	if !a.unlocked && baton.Unclaimed(a.state.Claims, timeline) {
+		if err := a.claimByHand(ctx, f, timeline); err != nil {
+			a.log.Warn("timeline of a primary that was promoted by hand", "error", err)
+		}
+	}
 	// Score and bulletin need no session.
 	if err := a.upkeep(ctx, f, st, "", timeline); err != nil {
 		a.log.Warn("upkeep", "error", err)
@@ -184,10 +193,12 @@ func (a *Agent) monitorStandby(ctx context.Context, f facts) error {
 			if v.Streaming {
 				on = v.Timeline
 			}
-			tli, terr := a.timeline(f.control, v.Replayed, on)
-			if terr == nil {
-				if why := a.diverged(f.control, pgdisk.Position{Timeline: tli, LSN: v.Replayed}); why != "" {
-					st.Forbidden, st.Streaming, status = true, false, "diverged: "+why
+			if tli, terr := a.timeline(f.control, v.Replayed, on); terr == nil {
+				if w := a.judgeRunning(ctx, f, pgdisk.Position{Timeline: tli, LSN: v.Replayed}, v.Streaming); w.Rejoin == baton.Rewind || w.Rejoin == baton.Clone {
+					if !a.unlocked {
+						return errors.Join(roleCode{ocf.Degraded, "diverged: " + w.Reason}, a.takeOut(ctx, f.control, w))
+					}
+					st.Forbidden, st.Streaming, status = true, false, "diverged: "+w.Reason
 				}
 			}
 		}

@@ -36,6 +36,9 @@ const (
 
 // prePromoteTarget asks everybody, waits for the proof, and refuses without it.
 func (a *Agent) prePromoteTarget(ctx context.Context) error {
+	if why := a.unfit(); why != "" {
+		return a.refuse(ctx, why, a.state.Note, 0)
+	}
 	f, err := a.look()
 	if err != nil {
 		return a.refuse(ctx, err.Error(), a.state.Note, 0)
@@ -46,6 +49,9 @@ func (a *Agent) prePromoteTarget(ctx context.Context) error {
 	case parkedDown:
 		if _, err := a.unpark(ctx); err != nil {
 			return a.refuse(ctx, err.Error(), a.state.Note, 0)
+		}
+		if why := a.unfit(); why != "" {
+			return a.refuse(ctx, why, a.state.Note, 0)
 		}
 	}
 	var sess *postgres.Session
@@ -280,6 +286,9 @@ func (a *Agent) awaitVerdict(ctx context.Context, challenge baton.Challenge, not
 func (a *Agent) preDemote(ctx context.Context) error {
 	a.vol.Live = true
 	a.saveVolatile()
+	if a.vol.Out != nil {
+		return nil
+	}
 	f, err := a.look()
 	if err != nil {
 		return err

@@ -18,6 +18,9 @@ import (
 
 // promote makes this instance the primary, if the rules still say so after what pre-promote found.
 func (a *Agent) promote(ctx context.Context) error {
+	if why := a.unfit(); why != "" {
+		return ocf.Errorf(ocf.ErrGeneric, "not promoted: %s", why)
+	}
 	f, err := a.look()
 	if err != nil {
 		return ocf.Errorf(ocf.ErrGeneric, "%w", err)
@@ -126,7 +129,13 @@ func (a *Agent) comeBack(ctx context.Context, f facts) error {
 			return ocf.Errorf(ocf.ErrGeneric, "%w", err)
 		}
 	}
-	return a.startAsStandby(ctx)
+	if err := a.startAsStandby(ctx); err != nil {
+		return err
+	}
+	if why := a.unfit(); why != "" {
+		return ocf.Errorf(ocf.ErrGeneric, "not promoted: %s", why)
+	}
+	return nil
 }
 
 // question collects what decides over this promotion.

@@ -44,6 +44,12 @@ func (m *memory) DeleteScore(context.Context, string) error { return nil }
 
 func (m *memory) Held(context.Context) (string, error) { return pacemaker.RoleUnpromoted, nil }
 
+func (m *memory) Order(context.Context, string) (*baton.Order, error) { return nil, nil }
+
+func (m *memory) PromotedBut(context.Context, string) (string, error) { return "", nil }
+
+func (m *memory) SetStatus(context.Context, string) error { return nil }
+
 func (m *memory) RecordedClaims(context.Context, uint64) ([]baton.Claim, error) { return nil, nil }
 
 // place is a directory for servers that the user postgres can reach.

@@ -21,6 +21,16 @@ import (
 // start brings the instance up as a standby, always: who becomes primary is decided by promote. It does not wait for
 // recovery to finish, only until the server is past what a wrong configuration would make it die of.
 func (a *Agent) start(ctx context.Context) error {
+	if a.rejoining() {
+		return nil // it was started before, and is kept out
+	}
+	if a.rewinding() {
+		// What is in the data directory may be half of the primary's, its configuration too.
+		if err := a.halfRewound(ctx); err != nil {
+			return err
+		}
+		return a.started(ctx)
+	}
 	if err := a.validate(ctx); err != nil {
 		return err
 	}
@@ -60,9 +70,12 @@ func (a *Agent) start(ctx context.Context) error {
 	return a.started(ctx)
 }
 
-// startAsStandby starts an instance that is down. What an ended primary left to say or to archive is put in safety
-// first: on a standby both would be lost.
+// startAsStandby starts an instance that is down, if its history is the cluster's; otherwise it is kept out. What an
+// ended primary left to say or to archive is put in safety first: on a standby both would be lost.
 func (a *Agent) startAsStandby(ctx context.Context) error {
+	if a.rewinding() {
+		return a.halfRewound(ctx)
+	}
 	if n, err := a.killLeftovers(ctx); err != nil {
 		return err
 	} else if n > 0 {
@@ -79,6 +92,23 @@ func (a *Agent) startAsStandby(ctx context.Context) error {
 	}
 	changed := a.identify(ctl)
 	changed = a.settleOwnClaims(ctl) || changed
+	switch a.inv.Action {
+	case "demote", "promote", "notify":
+		// In the middle of a change of roles everybody has just been heard.
+	default:
+		changed = a.learnAtStart(ctx, ctl) || changed
+	}
+	if err := a.mendHistory(ctx, ctl); err != nil {
+		a.log.Error("history of this instance's timeline", "error", err)
+	}
+	if v := a.returning(ctx, ctl); v.Rejoin != baton.Follow {
+		if changed {
+			if err := a.save("save-state"); err != nil {
+				return err
+			}
+		}
+		return a.keepOut(ctx, ctl, v)
+	}
 	if ctl.State == pgdisk.ShutDown {
 		// Also how a fresh cluster gets its first primary: the one that was stopped cleanly as one.
 		note, err := a.noteFromDisk(ctl)
@@ -119,10 +149,11 @@ func (a *Agent) startAsStandby(ctx context.Context) error {
 	if err := a.do("spawn", func() (err error) { a.spawned, err = a.pg.Spawn(); return err }); err != nil {
 		return ocf.Errorf(ocf.ErrInstalled, "%w", err)
 	}
-	if a.vol.Parked || a.vol.Stopped {
-		a.vol.Parked, a.vol.Stopped = false, false
+	if a.vol.Parked || a.vol.Stopped || a.vol.Out != nil {
+		a.vol.Parked, a.vol.Stopped, a.vol.Out = false, false, nil
 		a.saveVolatile()
 	}
+	a.resting = nil
 	if kept {
 		a.spawnAftercare()
 	}
@@ -131,10 +162,21 @@ func (a *Agent) startAsStandby(ctx context.Context) error {
 
 // started waits until the server is past its start-up checks, and says where it stands.
 func (a *Agent) started(ctx context.Context) error {
+	if a.vol.Out != nil {
+		if err := a.publish(ctx, "publish", nil, nil); err != nil {
+			a.log.Warn("bulletin not published", "error", err)
+		}
+		if a.mayRewind() {
+			a.spawnDetached(rejoinAction)
+		}
+		return nil
+	}
 	if err := a.awaitRecovery(ctx, logSize(a.pg.LogFile)); err != nil {
 		return err
 	}
-	a.learnRecorded(ctx)
+	if a.spawned.PID == 0 {
+		a.learnRecorded(ctx) // otherwise before it was started
+	}
 	a.confirmOwnNote(ctx)
 	score, _ := baton.Score(baton.Standing{OwnNote: a.ownNote(), Starting: true})
 	if a.state.Refusal != nil {
@@ -263,6 +305,16 @@ func reversed(list [][]byte) [][]byte {
 // standbySetting is what a standby runs with until it streams: it asks for its primary often, since the primary may be on
 // its way.
 var standbySetting = [2]string{"wal_retrieve_retry_interval", "200ms"}
+
+// reloadParameters is called when a parameter was changed that needs no restart.
+func (a *Agent) reloadParameters(ctx context.Context) error {
+	if a.vol.Out == nil {
+		return a.validate(ctx)
+	}
+	// What is in the data directory may be half of another node's. What stopped a rewind may be mended now.
+	os.Remove(a.doingPath())
+	return a.invalid
+}
 
 // validate checks what start needs, and says how to mend it.
 func (a *Agent) validate(ctx context.Context) error {

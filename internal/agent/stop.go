@@ -14,6 +14,9 @@ import (
 // stop ends the instance under every configuration, however broken. It fails only over a process that survives SIGKILL:
 // then the node must be fenced before anybody else is promoted.
 func (a *Agent) stop(ctx context.Context) error {
+	if err := a.endRejoin(ctx); err != nil {
+		return ocf.Errorf(ocf.ErrGeneric, "%w", err)
+	}
 	f, lookErr := a.look()
 	var foreign *postgres.ForeignError
 	if errors.As(lookErr, &foreign) {
@@ -40,13 +43,13 @@ func (a *Agent) stop(ctx context.Context) error {
 		a.log.Warn("killed what was left of the server", "processes", n)
 	}
 
-	if ctl, err := pgdisk.ReadControl(a.pg.DataDir); err == nil {
+	if ctl, err := pgdisk.ReadControl(a.pg.DataDir); err == nil && !a.rewinding() {
 		f.control = ctl
 		a.afterStop(ctx, f)
-	} else if !errors.Is(err, fs.ErrNotExist) {
+	} else if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		a.log.Warn("pg_control", "error", err)
 	}
-	a.vol.Parked, a.vol.Stopped = false, true
+	a.vol.Parked, a.vol.Stopped, a.vol.Out = false, true, nil
 	a.saveVolatile()
 	if !a.plan.Restarts(a.inv.Node) {
 		if err := a.do("delete-score", func() error { return a.cluster.DeleteScore(ctx, a.inv.Node) }); err != nil {

@@ -296,11 +296,17 @@ func (s *Snapshot) nodeProblems(n pacemaker.NodeState, paused bool, add func(Sev
 		add(Warning, n.Name, "pcs resource manage "+s.Resource, "%s is not managed on %s", s.Resource, n.Name)
 	}
 	if says != "" {
+		text, commands, has := strings.Cut(says, " $ ")
 		do := "its agent lifts this by itself once it streams from the primary"
-		if strings.HasPrefix(says, "diverged") {
-			do = "rebuild or rewind it, see README.md"
+		switch {
+		case has:
+			do = "$ " + commands
+		case strings.Contains(says, "the rewind stopped"):
+			do = "mend that: it is tried again by itself"
+		case strings.HasPrefix(says, "diverged"), strings.HasPrefix(says, "kept out"):
+			do = "nothing: it is rewound, and comes back by itself"
 		}
-		add(Warning, n.Name, do, "%s %s", n.Name, says)
+		add(Warning, n.Name, do, "%s %s", n.Name, text)
 	}
 	if err := s.Unreadable[n.Name]; err != nil {
 		add(Warning, n.Name, "install the same version of pgbaton everywhere", "what %s says cannot be read here: %v", n.Name, err)

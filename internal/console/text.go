@@ -42,12 +42,23 @@ func (y Style) mark(r Result) string {
 
 // indented writes text in lines of at most 80 columns, the first behind lead, the others behind as many spaces.
 func indented(w io.Writer, lead string, width int, text string) {
-	for n, part := range wrap(text, 80-width) {
-		if n > 0 {
-			lead = strings.Repeat(" ", width)
-		}
+	for _, part := range withCommands(text, 80-width) {
 		fmt.Fprintf(w, "%s%s\n", lead, part)
+		lead = strings.Repeat(" ", width)
 	}
+}
+
+// withCommands is wrap for a text with commands in it. A command, which stands behind a dollar sign, has a line of its own that is
+// never broken, so that it can be copied; what is said behind it stands behind a #.
+func withCommands(text string, width int) []string {
+	parts := strings.Split(" "+text, " $ ")
+	out := wrap(parts[0], width)
+	for _, p := range parts[1:] {
+		command, comment, _ := strings.Cut(p, " # ")
+		out = append(out, "$ "+command)
+		out = append(out, wrap(comment, width)...)
+	}
+	return out
 }
 
 // Complain writes an error, the last that a command says: for a person in lines of 80 columns, for a program in one.

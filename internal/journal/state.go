@@ -24,6 +24,7 @@ type State struct {
 	Refusal      *baton.Refusal  `json:"refusal,omitempty"`
 	Left         *baton.Left     `json:"left,omitempty"` // this standby left a running primary, and has not caught up since
 	Instance     *InstanceRecord `json:"instance,omitempty"`
+	Rewound      string          `json:"rewound,omitempty"` // nonce of the newest claim when this node was last rewound
 }
 
 // InstanceRecord is where the instance was when it last started: stop and monitor rely on it when the parameters are

@@ -27,6 +27,7 @@ type Volatile struct {
 	Asking     *baton.Challenge `json:"asking,omitempty"`      // the challenge in this node's bulletin
 	LastAnswer *baton.Answer    `json:"last_answer,omitempty"` // the answer in it
 	Refused    time.Time        `json:"refused,omitzero"`      // when a crashed primary left the role to others
+	Out        *Out             `json:"out,omitempty"`         // the instance is kept out: it is down, and Pacemaker believes it started
 	Primary    *pgdisk.Position `json:"primary,omitempty"`     // how far the primary had written, by its last monitor
 	Score      string           `json:"score,omitempty"`       // the promotion score set last
 	Status     string           `json:"status,omitempty"`      // the status attribute set last
@@ -40,6 +41,16 @@ type Shown struct {
 	At      time.Time `json:"at"`
 	Outline string    `json:"outline"`         // what of it would be worth another one at once
 	Attrd   string    `json:"attrd,omitempty"` // incarnation of attrd it was told to
+}
+
+// Out is why an instance is kept out: its history is not the cluster's.
+type Out struct {
+	Rejoin baton.Rejoin `json:"rejoin"`
+	Reason string       `json:"reason"`
+	// Basis is what the verdict rests on; with another one it is asked for again.
+	Basis string `json:"basis"`
+	// Running: this was found out while the server ran, and it has not been stopped yet.
+	Running bool `json:"running,omitempty"`
 }
 
 // Asked is a challenge that a target published in post-demote, so that the answers are there when pre-promote wants them.

@@ -123,6 +123,20 @@ Nothing else is special: no shell reads this, no variable or pattern is expanded
 0: no limit; the most advanced standby is promoted, and what it is known to miss is reported. A planned switchover never loses anything, whatever this is.`,
 	},
 	{
+		name: "rewind_conninfo", reloadable: true, kind: "string",
+		short: "How a node that has diverged reaches the primary to be rewound",
+		long: `Connection string of libpq with which pg_rewind connects to the primary, for example: host=10.0.0.10 user=rewind dbname=postgres
+with the virtual IP address as host. If it is set, a node that comes back with WAL that the cluster passed over is rewound and joins by itself; what it had is kept first
+(see rewind_keep). If it is not set, such a node stays out and says what to do. The user needs the rights that the manual of pg_rewind lists. A password belongs into the .pgpass
+of system_user: what stands here, the cluster's configuration shows to everybody who may read it.`,
+	},
+	{
+		name: "rewind_keep", reloadable: true, kind: "integer", def: fmt.Sprint(DefaultRewindKeep),
+		short: "Megabytes of lost WAL that a rewind keeps without asking",
+		long: `Before a rewind, the WAL that this node has and the cluster has not is copied to a directory below /var/lib/pgbaton/RESOURCE, for as long as nobody
+removes it. If there is more of it than this, the rewind does not begin, and says so. 0: nothing is kept and nothing is asked.`,
+	},
+	{
 		name: "logfile", kind: "string", noDefault: true,
 		short: "File for what the server writes to its standard error",
 		long: `Absolute path of the file to which the server's standard error is appended: all of its log, unless logging_collector or

@@ -77,11 +77,11 @@ func TestMetaData_Parameters(t *testing.T) {
 		if err != nil {
 			t.Errorf("%s: its default is wrong: %v", p.Name, err)
 		} else if explicit.PGData != implicit.PGData || explicit.SystemUser != implicit.SystemUser || explicit.PGHost != implicit.PGHost ||
-			explicit.PGPort != implicit.PGPort || explicit.MaxLag != implicit.MaxLag || explicit.StartOpts != implicit.StartOpts {
+			explicit.PGPort != implicit.PGPort || explicit.MaxLag != implicit.MaxLag || explicit.RewindKeep != implicit.RewindKeep || explicit.StartOpts != implicit.StartOpts {
 			t.Errorf("%s: described default %q gives %+v, no value gives %+v", p.Name, *p.Content.Default, explicit, implicit)
 		}
 	}
-	want := []string{"system_user", "bindir", "pgdata", "datadir", "pghost", "pgport", "start_opts", "maxlag", "logfile"}
+	want := []string{"system_user", "bindir", "pgdata", "datadir", "pghost", "pgport", "start_opts", "maxlag", "rewind_conninfo", "rewind_keep", "logfile"}
 	if !slices.Equal(names, want) {
 		t.Errorf("parameters %q, want %q", names, want)
 	}

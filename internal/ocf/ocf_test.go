@@ -147,7 +147,7 @@ func TestParseParams_Defaults(t *testing.T) {
 	got, err := ocf.ParseParams(ocf.Env{"OCF_RESOURCE_INSTANCE": "pgsqld:1", "OCF_RESKEY_pgport": "", "OCF_RESKEY_bindir": ""})
 	want := ocf.Params{
 		SystemUser: "postgres", PGData: "/var/lib/pgsql/data", DataDir: "/var/lib/pgsql/data", PGHost: "/var/run/postgresql", PGPort: 5432,
-		LogFile: "/var/log/pgbaton/pgsqld-postgresql.log",
+		RewindKeep: 1024, LogFile: "/var/log/pgbaton/pgsqld-postgresql.log",
 	}
 	if err != nil || !reflect.DeepEqual(got, want) {
 		t.Errorf("got  %+v, %v\nwant %+v", got, err, want)
@@ -158,12 +158,12 @@ func TestParseParams_Set(t *testing.T) {
 	got, err := ocf.ParseParams(ocf.Env{
 		"OCF_RESKEY_system_user": "pg", "OCF_RESKEY_bindir": "/opt/pg 15/bin/", "OCF_RESKEY_pgdata": "/etc/pg data", "OCF_RESKEY_datadir": "/srv/pg data/",
 		"OCF_RESKEY_pghost": "127.0.0.1", "OCF_RESKEY_pgport": "5433", "OCF_RESKEY_start_opts": `-c config_file='/etc/pg data/x.conf'`,
-		"OCF_RESKEY_maxlag": "16777216", "OCF_RESKEY_logfile": "/var/log/x.log",
+		"OCF_RESKEY_maxlag": "16777216", "OCF_RESKEY_rewind_conninfo": "host=10.0.0.10 password=secret", "OCF_RESKEY_rewind_keep": "0", "OCF_RESKEY_logfile": "/var/log/x.log",
 	})
 	want := ocf.Params{
 		SystemUser: "pg", BinDir: "/opt/pg 15/bin", PGData: "/etc/pg data", DataDir: "/srv/pg data", PGHost: "127.0.0.1", PGPort: 5433,
 		StartOpts: `-c config_file='/etc/pg data/x.conf'`, StartArgs: []string{"-c", "config_file=/etc/pg data/x.conf"},
-		MaxLag: 16 << 20, LogFile: "/var/log/x.log",
+		MaxLag: 16 << 20, RewindConninfo: "host=10.0.0.10 password=secret", LogFile: "/var/log/x.log",
 	}
 	if err != nil || !reflect.DeepEqual(got, want) {
 		t.Errorf("got  %+v, %v\nwant %+v", got, err, want)
@@ -192,6 +192,9 @@ func TestParseParams_Wrong(t *testing.T) {
 		{"maxlag", "16MB", "number of bytes"},
 		{"logfile", "x.log", "expected an absolute path"},
 		{"pghost", "host=x password=secret", ".pgpass"},
+		{"rewind_conninfo", "secret", "no connection string"},
+		{"rewind_conninfo", "host=x sslpassword=secret", "without one"},
+		{"rewind_keep", "-1", "megabytes"},
 	} {
 		p, err := ocf.ParseParams(ocf.Env{"OCF_RESKEY_" + tt.name: tt.value})
 		if ocf.CodeOf(err) != ocf.ErrArgs || !strings.Contains(err.Error(), tt.name+" ") || !strings.Contains(err.Error(), tt.want) {

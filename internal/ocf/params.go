@@ -16,6 +16,7 @@ const (
 	DefaultPGData     = "/var/lib/pgsql/data"
 	DefaultPGHost     = "/var/run/postgresql"
 	DefaultPGPort     = 5432
+	DefaultRewindKeep = 1024
 	defaultLogDir     = "/var/log/pgbaton"
 )
 
@@ -35,6 +36,13 @@ type Params struct {
 	// MaxLag is in bytes of WAL: a standby that is known to miss more is not
 	// promoted after a failure. 0: not enforced.
 	MaxLag int64
+
+	// RewindConninfo is how pg_rewind reaches the primary; empty: an instance that has
+	// diverged stays out. It may hold a password and is never shown.
+	RewindConninfo string
+	// RewindKeep is how many megabytes of WAL that nobody else has a rewind keeps
+	// without asking; 0: it keeps nothing.
+	RewindKeep int64
 
 	// LogFile is where the server's stderr goes as long as nothing collects it;
 	// absolute.
@@ -56,7 +64,7 @@ func ParseParams(env Env) (Params, error) {
 			return def
 		}
 		if err := check(v); err != nil {
-			if conninfoPassword.MatchString(v) {
+			if name != "rewind_conninfo" && conninfoPassword.MatchString(v) {
 				err = errors.New("holds a password, which the cluster's configuration shows to everybody: put it into the .pgpass of system_user")
 			}
 			wrong = append(wrong, name+" "+err.Error())
@@ -90,6 +98,16 @@ func ParseParams(env Env) (Params, error) {
 			return fmt.Errorf("is %q: expected a number of bytes, 0 (not enforced) or more", v)
 		}
 		p.MaxLag = n
+		return nil
+	})
+	p.RewindConninfo = get("rewind_conninfo", "", checkConninfo)
+	p.RewindKeep = DefaultRewindKeep
+	get("rewind_keep", "", func(v string) error {
+		n, err := strconv.ParseInt(v, 10, 64)
+		if err != nil || n < 0 || n > 1<<30 {
+			return fmt.Errorf("is %q: expected a number of megabytes, 0 (nothing is kept) or more", v)
+		}
+		p.RewindKeep = n
 		return nil
 	})
 	instance := instanceName(env["OCF_RESOURCE_INSTANCE"])
@@ -139,6 +157,21 @@ func checkHost(v string) error {
 	}
 	if strings.ContainsAny(v, ", /'\\=") || strings.ContainsFunc(v, isControl) {
 		return fmt.Errorf("is %q: expected the absolute path of the socket's directory, or one host name or address", v)
+	}
+	return nil
+}
+
+// checkConninfo never repeats what it was given: there may be a password in it.
+func checkConninfo(v string) error {
+	switch {
+	case strings.ContainsFunc(v, isControl):
+		return errors.New("holds control characters")
+	case strings.HasPrefix(v, "postgresql://"), strings.HasPrefix(v, "postgres://"):
+	case !strings.Contains(v, "="):
+		return errors.New("is no connection string: expected one such as 'host=10.0.0.10 user=rewind dbname=postgres'")
+	}
+	if strings.Contains(strings.ToLower(v), "sslpassword") {
+		return errors.New("holds an sslpassword, which programs show to everybody on the node: use a key without one")
 	}
 	return nil
 }

@@ -32,6 +32,20 @@ func (w *WAL) FindEnd(ctx context.Context, tli TimelineID, from LSN) (End, error
 	if err != nil {
 		return End{}, err
 	}
+	return r.findEnd(from)
+}
+
+// FindEndAlong is FindEnd for a timeline whose history file is missing: h is what is known of its ancestors from
+// elsewhere.
+func (w *WAL) FindEndAlong(ctx context.Context, tli TimelineID, h History, from LSN) (End, error) {
+	r, err := w.readerOf(ctx, tli, h, readAheadWalk)
+	if err != nil {
+		return End{}, err
+	}
+	return r.findEnd(from)
+}
+
+func (r *reader) findEnd(from LSN) (End, error) {
 	defer r.close()
 
 	end := End{Position: Position{Timeline: r.timelineBefore(from), LSN: from}}

@@ -70,15 +70,22 @@ type reader struct {
 }
 
 func (w *WAL) reader(ctx context.Context, tli TimelineID, readAhead int) (*reader, error) {
+	r, err := w.readerOf(ctx, tli, nil, readAhead)
+	if err == nil {
+		r.history, err = ReadHistory(w.dir, tli)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return r, nil
+}
+
+func (w *WAL) readerOf(ctx context.Context, tli TimelineID, h History, readAhead int) (*reader, error) {
 	if _, ok := pageMagic[w.ctl.Major]; !ok || w.ctl.SegmentSize == 0 || w.ctl.WALBlockSize == 0 {
 		return nil, &FileError{Reason: ErrUnsupportedVersion, Path: w.dir, Expected: "the contents of pg_control of PostgreSQL 13 to 18", Got: fmt.Sprintf("version %d", w.ctl.Major)}
 	}
 	if tli == 0 {
 		return nil, &FileError{Reason: ErrBadHistory, Path: w.dir, Expected: "a timeline from 1 on", Got: "0"}
-	}
-	h, err := ReadHistory(w.dir, tli)
-	if err != nil {
-		return nil, err
 	}
 	return &reader{WAL: w, ctx: ctx, tli: tli, history: h, most: max(readAhead, int(w.ctl.WALBlockSize))}, nil
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
@@ -107,6 +108,41 @@ func SplitList(s string) []string {
 func (i *Instance) Shell(ctx context.Context, line string) error {
 	_, err := i.run(ctx, "/bin/sh", "-c", line)
 	return err
+}
+
+// Tool is a run of one of PostgreSQL's programs in the caller's own process group, which ends with that.
+type Tool struct {
+	Env   []string   // added to the environment of the server's user
+	Files []*os.File // held open by the program: a lock, for as long as it lives
+}
+
+// Run runs the program in BinDir as the server's user, in the data directory. It returns what it wrote to either output.
+func (t Tool) Run(ctx context.Context, i *Instance, name string, args ...string) (string, error) {
+	cmd := exec.CommandContext(ctx, filepath.Join(i.BinDir, name), args...)
+	cmd.Dir, cmd.Env = i.DataDir, append(i.Owner.env(), t.Env...)
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &out
+	cmd.ExtraFiles = t.Files
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: i.Owner.credential()}
+	cmd.WaitDelay = time.Second
+	err := cmd.Run()
+	if err != nil {
+		err = fmt.Errorf("%s: %w", name, err)
+	}
+	return out.String(), err
+}
+
+// SingleUserArgs are the arguments with which the server's program recovers this data directory from a crash and shuts
+// it down cleanly, without a standby.signal, when its standard input is empty (pg_rewind does the same, but without this
+// instance's configuration: ensureCleanShutdown in src/bin/pg_rewind/pg_rewind.c).
+func (i *Instance) SingleUserArgs() []string {
+	args := []string{"--single", "-D", i.ConfigDir}
+	if i.ConfigDir != i.DataDir {
+		args = append(args, "-c", "data_directory="+i.DataDir)
+	}
+	args = append(args, i.StartArgs...)
+	// Whatever it still writes, nobody needs.
+	return append(args, "-c", "archive_mode=off", "template1")
 }
 
 // run runs a program as the server's user in the data directory. Its whole process group ends with the context.

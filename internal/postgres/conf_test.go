@@ -135,6 +135,24 @@ func TestConninfoValue(t *testing.T) {
 	}
 }
 
+func TestSplitPassword(t *testing.T) {
+	for _, tt := range []struct{ info, rest, password string }{
+		{"host=a user=u", "host=a user=u dbname=postgres", ""},
+		{"host=a password=s3cret dbname=x", "host=a dbname=x", "s3cret"},
+		{`host=a password='it\'s a \\' user='u 1'`, `host=a user='u 1' dbname=postgres`, `it's a \`},
+		{"password=a password=b host=h", "host=h dbname=postgres", "b"},
+		{"host=a options=", "host=a options='' dbname=postgres", ""},
+		{"postgresql://u:s%20x@h1:1,h2:2/db?sslmode=require", "postgresql://u@h1:1,h2:2/db?sslmode=require", "s x"},
+		{"postgres://h/?password=x&user=u", "postgres://h/?user=u&dbname=postgres", "x"},
+		{"postgres://u@h", "postgres://u@h?dbname=postgres", ""},
+	} {
+		rest, password := SplitPassword(tt.info, [2]string{"dbname", "postgres"})
+		if rest != tt.rest || password != tt.password {
+			t.Errorf("%q: %q and %q, want %q and %q", tt.info, rest, password, tt.rest, tt.password)
+		}
+	}
+}
+
 func TestSplitList(t *testing.T) {
 	for _, tt := range []struct {
 		in   string
