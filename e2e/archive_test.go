@@ -229,16 +229,9 @@ func archivePowerLoss(a *archiveTest, s *scenario) {
 		s.t.Fatalf("nothing of %s waits to be archived: this shows nothing", s.old)
 	}
 	s.stage("%s waits to archive %d files, %s the first", s.old, len(waiting), waiting[0])
-	s.must(s.lab.Power(s.ctx, s.old, false))
+	s.powerOff(s.old)
 	s.segments(to, 24)
 	s.sql(to, "CHECKPOINT")
-	s.await(roleLimit, func() error {
-		if st, err := s.lab.Status(s.ctx); err != nil || st.Node(s.old).Online {
-			return lab.NotYet("%s still is online (%v)", s.old, err)
-		}
-		return nil
-	})
-	s.must(s.lab.WaitIdle(s.within(healLimit)))
 	s.must(s.lab.Power(s.ctx, s.old, true))
 	s.streaming()
 	s.wasFenced()

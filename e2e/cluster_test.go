@@ -208,6 +208,20 @@ func (c *cluster) begin(t *testing.T, limit time.Duration, withLoad bool) *scena
 	return s
 }
 
+// powerOff takes a node's power and waits until the cluster has noticed and fenced it: a node that is back before that is
+// fenced then, and is off for good.
+func (s *scenario) powerOff(node string) {
+	s.t.Helper()
+	s.must(s.lab.Power(s.ctx, node, false))
+	s.await(roleLimit, func() error {
+		if st, err := s.lab.Status(s.ctx); err != nil || st.Node(node).Online {
+			return lab.NotYet("%s still is online (%v)", node, err)
+		}
+		return nil
+	})
+	s.must(s.lab.WaitIdle(s.within(healLimit)))
+}
+
 // noRefusals waits until every node may be promoted: a refusal of the scenario before is lifted by the next monitor.
 func noRefusals(ctx context.Context, l *lab.Lab) error {
 	ctx, cancel := context.WithTimeout(ctx, healLimit)

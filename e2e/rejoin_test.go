@@ -206,8 +206,7 @@ func TestRewindKilled(t *testing.T) {
 	}{
 		{"the programs", func(s *scenario, node string) { s.must(s.lab.Signal(syscall.SIGKILL, s.rewinders(node)...)) }},
 		{"the node", func(s *scenario, node string) {
-			s.must(s.lab.Power(s.ctx, node, false))
-			s.must(s.lab.WaitIdle(s.within(healLimit)))
+			s.powerOff(node)
 			s.fenced = fencings(s.t, s.lab) // as it must be, for that
 			s.must(s.lab.Power(s.ctx, node, true))
 		}},
