@@ -47,6 +47,8 @@ var (
 	ErrUnsupportedVersion = errors.New("unsupported version of PostgreSQL")
 	// ErrBadControl: pg_control is intact by its checksum, but makes no sense.
 	ErrBadControl = errors.New("invalid pg_control")
+	// ErrNotAFile: something else stands in the place of a file.
+	ErrNotAFile = errors.New("not a regular file")
 	// ErrTruncated: a file is shorter than it must be.
 	ErrTruncated = errors.New("file cut short")
 	// ErrWrongSystem: a segment was written by another cluster (system identifier,

@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"syscall"
 )
 
 // WAL reads the write-ahead log in a data directory's pg_wal. It holds no file open
@@ -118,7 +119,7 @@ func (r *reader) open(seg LSN) error {
 	r.buf = r.buf[:0]
 	for _, tli := range r.candidates(seg) {
 		r.path = filepath.Join(r.dir, SegmentName(tli, seg, r.ctl.SegmentSize))
-		f, err := os.Open(r.path)
+		f, err := openFile(r.path)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
@@ -131,6 +132,23 @@ func (r *reader) open(seg LSN) error {
 	tli := r.history.TimelineAt(r.tli, seg)
 	r.path = filepath.Join(r.dir, SegmentName(tli, seg, r.ctl.SegmentSize))
 	return r.invalid(ErrMissingSegment, seg, "", "")
+}
+
+// openFile opens a file for reading. Nothing else is waited for: a pipe in its place would be for good.
+func openFile(path string) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	info, err := f.Stat()
+	if err == nil && !info.Mode().IsRegular() {
+		err = &FileError{Reason: ErrNotAFile, Path: path, Expected: "a regular file", Got: info.Mode().Type().String()}
+	}
+	if err != nil {
+		_ = f.Close()
+		return nil, err
+	}
+	return f, nil
 }
 
 // candidates are the timelines whose files may hold the segment at seg, newest first.
