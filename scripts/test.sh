@@ -69,6 +69,9 @@ e2e_program() { # number, then a filter of tests
 e2e() {
 	local one two rc=0
 	go test -c -o bin/test/e2e.test ./e2e || return
+	# Or the first lines shown would be those of the run before.
+	: >"$logs/e2e-1.log"
+	: >"$logs/e2e-2.log"
 	[ -z "$later" ] || echo "=== e2e leaves to make soak: $later"
 	e2e_program 1 -test.skip "$second${later:+|$later}" &
 	one=$!
