@@ -214,10 +214,19 @@ func (l *Lab) Processes(node string) ([]Process, error) {
 
 // Signal sends a signal to processes of a node, given by their pids on the host.
 func (l *Lab) Signal(sig syscall.Signal, pids ...int) error {
+	hit := 0
 	for _, p := range pids {
-		if err := syscall.Kill(p, sig); err != nil {
+		err := syscall.Kill(p, sig)
+		if errors.Is(err, syscall.ESRCH) && len(pids) > 1 {
+			continue // of several, one may end by itself, or of the signal to another
+		}
+		if err != nil {
 			return fmt.Errorf("signal %v to %d: %w", sig, p, err)
 		}
+		hit++
+	}
+	if hit == 0 && len(pids) > 0 {
+		return fmt.Errorf("signal %v: none of the processes %v is there any more", sig, pids)
 	}
 	return nil
 }
