@@ -78,7 +78,11 @@ func (a *Agent) dead() bool { return a.state.Refusal != nil && a.state.Refusal.D
 // It returns as soon as pg_control says that it is shut down: nothing is written after that.
 func (a *Agent) endPrimary(ctx context.Context, f facts) (facts, error) {
 	a.endedPrimary = f.role == primary
-	a.log.Info("shutting the primary down", "change", a.change, "pid", f.postmaster.PID)
+	what := "shutting the server down"
+	if a.endedPrimary {
+		what = "shutting the primary down"
+	}
+	a.log.Info(what, "change", a.change, "pid", f.postmaster.PID)
 	if err := a.do("fast-stop", func() error { return f.postmaster.Signal(postgres.FastStop) }); err != nil {
 		a.log.Warn("fast stop", "error", err)
 	}

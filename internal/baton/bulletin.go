@@ -37,6 +37,7 @@ type Answer struct {
 	Writable  bool   // this instance is a running primary
 	Live      bool   // this node has seen a primary since it booted: the cluster was not just switched on
 	Saw       uint64 // Seq of the newest claim it was there for since it booted, before this answer; see [Attend]
+	Left      bool   // it left a running primary and has not caught up since; see [Left]
 	Unfit     string // why it must not be promoted, "" if nothing is known against it
 }
 

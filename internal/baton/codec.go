@@ -37,7 +37,7 @@ func (b Bulletin) Encode() string {
 	}
 	if a := b.Answer; a != nil {
 		out = append(out, "answer="+strings.Join([]string{
-			a.Challenge, u(a.SystemID), u(uint64(a.Position.Timeline)), a.Position.LSN.String(), crc(a.Identity), flags(a.Writable, a.Live), url.QueryEscape(a.Unfit), u(a.Saw),
+			a.Challenge, u(a.SystemID), u(uint64(a.Position.Timeline)), a.Position.LSN.String(), crc(a.Identity), flags(*a), url.QueryEscape(a.Unfit), u(a.Saw),
 		}, ","))
 	}
 	return strings.Join(out, ";")
@@ -107,7 +107,7 @@ func Decode(s string) (Bulletin, error) {
 				Position: pgdisk.Position{Timeline: pgdisk.TimelineID(p.num(32)), LSN: p.lsn()}, Identity: p.hex(),
 			}
 			f := p.raw()
-			b.Answer.Writable, b.Answer.Live = strings.Contains(f, "w"), strings.Contains(f, "l")
+			b.Answer.Writable, b.Answer.Live, b.Answer.Left = strings.Contains(f, "w"), strings.Contains(f, "l"), strings.Contains(f, "b")
 			b.Answer.Unfit = p.text()
 			if len(p.list) > 0 {
 				b.Answer.Saw = p.num(64)
@@ -197,13 +197,16 @@ func (p *parts) keep(err error) {
 func u(v uint64) string   { return strconv.FormatUint(v, 10) }
 func crc(v uint32) string { return fmt.Sprintf("%08x", v) }
 
-func flags(writable, live bool) string {
+func flags(a Answer) string {
 	s := ""
-	if writable {
+	if a.Writable {
 		s += "w"
 	}
-	if live {
+	if a.Live {
 		s += "l"
+	}
+	if a.Left {
+		s += "b" // it is behind
 	}
 	return s
 }

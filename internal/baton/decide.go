@@ -159,9 +159,6 @@ func decideLone(q Question, know Knowledge, note *Note) Verdict {
 
 // elect compares positions, for want of a note.
 func elect(q Question, know Knowledge, answers map[string]Answer, avoid []Claim, noteErr error) Verdict {
-	if l := q.Self.Left; l != nil {
-		return refuse("%s left while %s was primary of timeline %d, and misses what was committed since: start %s, or accept the loss", q.Self.Node, l.Primary, l.Timeline, l.Primary)
-	}
 	if s := silent(q, answers); len(s) > 0 && !q.Settled {
 		return wait("no answer yet from %s", names(s))
 	}
@@ -169,6 +166,7 @@ func elect(q Question, know Knowledge, answers map[string]Answer, avoid []Claim,
 		// It was demoted as the plan said, so that it knows how it ended; a choice without its word could lose what it has.
 		return wait("%s was primary and is there, but says neither how it ended nor how far it is", q.Demoted)
 	}
+	stayed := false
 	for node, a := range answers {
 		if node == q.Self.Node || a.Unfit != "" || a.SystemID != q.Self.SystemID || diverged(a, q.Self, know) {
 			continue
@@ -176,6 +174,10 @@ func elect(q Question, know Knowledge, answers map[string]Answer, avoid []Claim,
 		if better(a.Position, q.Self.Position) {
 			return refuse("%s has more WAL: it ends at %s, %s at %s", node, a.Position, q.Self.Node, q.Self.Position)
 		}
+		stayed = stayed || sawItGo(a, know)
+	}
+	if l := q.Self.Left; l != nil && !stayed {
+		return refuse("%s left while %s was primary of timeline %d, and misses what was committed since: start %s, or accept the loss", q.Self.Node, l.Primary, l.Timeline, l.Primary)
 	}
 	strict := func(c Claim) bool {
 		for _, a := range answers {
@@ -194,6 +196,20 @@ func elect(q Question, know Knowledge, answers map[string]Answer, avoid []Claim,
 	}
 	reason := fmt.Sprintf("%s has the best position of %d that answered, %s; %v", q.Self.Node, len(answers), q.Self.Position, noteErr)
 	return Verdict{Outcome: Promote, Avoid: avoid, Missing: missing, Reason: reason}
+}
+
+// sawItGo reports whether the node was a standby of the last primary until that was gone. It could be promoted itself,
+// so that a candidate that has no less than it has loses nothing more, even if it was away in between.
+func sawItGo(a Answer, know Knowledge) bool {
+	if a.Left || !a.Live {
+		return false
+	}
+	for _, c := range slices.Backward(know.Claims) {
+		if c.State == Effective {
+			return a.saw(c)
+		}
+	}
+	return true
 }
 
 // missing says how many bytes of WAL the candidate is known to lack: of what the last primary said it had written, of a

@@ -334,7 +334,7 @@ func (n *sim) leave() {
 func (n *sim) answer(challenge string) *baton.Answer {
 	return &baton.Answer{
 		Challenge: challenge, SystemID: 7, Position: n.position(), Identity: n.identity(n.timeline()),
-		Writable: n.writable, Live: n.live, Saw: n.attended, Unfit: n.unfit(),
+		Writable: n.writable, Live: n.live, Saw: n.attended, Left: n.left != nil, Unfit: n.unfit(),
 	}
 }
 
