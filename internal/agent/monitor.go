@@ -403,7 +403,7 @@ func (a *Agent) reassert(ctx context.Context, attrd string) error {
 		return err
 	}
 	if attrd != a.vol.Attrd {
-		a.vol.Status = "" // not there any more
+		a.vol.Status = statusUnknown
 	}
 	a.vol.Attrd, a.vol.Asserted = attrd, a.clock.Now().Unix()
 	a.saveVolatile()

@@ -40,6 +40,10 @@ const rewindStopped = "the rewind stopped: "
 // that has just joined a little after it.
 const heardLimit = time.Second
 
+// primaryHeardLimit is how long it waits for the word of a primary that runs: who was away may have diverged from it, and
+// nothing but this start waits meanwhile.
+const primaryHeardLimit = 5 * time.Second
+
 // attemptLimit is how long it waits for the end of an attempt that it would not fit: what would be a standby with a score
 // now, is diverged a moment later. It waits only for a node that is there.
 const attemptLimit = 5 * time.Second
@@ -47,20 +51,30 @@ const attemptLimit = 5 * time.Second
 // learnAtStart is learnAll for an instance that starts.
 func (a *Agent) learnAtStart(ctx context.Context, ctl pgdisk.Control) (changed bool) {
 	a.learnRecorded(ctx)
-	wait, cancel := context.WithTimeout(ctx, heardLimit)
-	defer cancel()
-	err := a.poll(wait, "the word of the other nodes", 50*time.Millisecond, func() (bool, error) {
-		list, err := a.others(ctx)
+	var silent []string
+	hear := func(nodes []string, limit time.Duration) bool {
+		wait, cancel := context.WithTimeout(ctx, limit)
+		defer cancel()
+		err := a.poll(wait, "the word of the other nodes", 50*time.Millisecond, func() (bool, error) {
+			list, err := a.others(ctx)
+			if err != nil {
+				return false, err
+			}
+			changed = a.learn(list) || changed
+			silent = slices.DeleteFunc(slices.Clone(nodes), func(n string) bool {
+				// Who goes in this plan may be gone already.
+				return a.plan.Leaves(n) || slices.ContainsFunc(list, func(b baton.Bulletin) bool { return b.Node == n })
+			})
+			return len(silent) == 0, nil
+		})
 		if err != nil {
-			return false, err
+			a.log.Warn("not everybody's word", "silent", silent, "error", err)
 		}
-		changed = a.learn(list) || changed
-		return !slices.ContainsFunc(a.plan.Active, func(n string) bool {
-			return !slices.ContainsFunc(list, func(b baton.Bulletin) bool { return b.Node == n })
-		}), nil
-	})
-	if err != nil {
-		a.log.Warn("not everybody's word", "error", err)
+		return err == nil
+	}
+	a.unheard = !hear(a.plan.Promoted, primaryHeardLimit)
+	if !a.unheard {
+		hear(a.plan.Active, heardLimit)
 	}
 	self, err := a.atRest(ctx, ctl)
 	if _, ok := baton.Attempted(self, a.state.Claims); err != nil || !ok || a.inv.Action != "start" {

@@ -27,6 +27,10 @@ func (a *Agent) assertScore(ctx context.Context, score int, forbid bool) error {
 	return nil
 }
 
+// statusUnknown stands for the status attribute of an attrd that this node has not told its own yet: one that was
+// restarted has none, and the first one after a boot may have that of an instance that was kept out.
+const statusUnknown = "?"
+
 // assertStatus shows in crm_mon -A what is wrong, or takes it away.
 func (a *Agent) assertStatus(ctx context.Context, text string) {
 	if a.vol.Status == text {

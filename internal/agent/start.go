@@ -188,6 +188,10 @@ func (a *Agent) started(ctx context.Context) error {
 	if err := a.publish(ctx, "publish", nil, nil); err != nil {
 		a.log.Warn("bulletin not published", "error", err)
 	}
+	if a.unheard && !a.ownNote() {
+		a.assertStatus(ctx, "not heard from the primary yet: whether this instance diverged from it is seen by the next monitor")
+		return nil
+	}
 	if err := a.assertScore(ctx, score, false); err != nil {
 		a.log.Warn("promotion score not set", "error", err)
 	}
