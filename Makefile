@@ -3,7 +3,7 @@
 # make demo       a real cluster passes the primary role around under write load
 # make test       everything that is tested; .ci/run is this
 # make bench      handovers beside those of the agent pgsqlms, and where the time goes
-# make soak       the end-to-end tests again and again, with every kill point
+# make soak       the end-to-end tests again and again, with every kill point; a table
 # make lint       gofumpt, vet and staticcheck;  make format  puts it right
 #
 # demo, test, bench and soak install the Debian packages they need, say which, and need

@@ -3,6 +3,7 @@ package e2e
 import (
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -165,6 +166,8 @@ type scenario struct {
 	fenced []string         // events before it
 
 	last time.Time // end of the stage before
+
+	result lab.Result // what the table of a soak is made of
 }
 
 // begin makes the cluster healthy, and the scenario; limit bounds all of it. Without load no client writes.
@@ -178,6 +181,7 @@ func (c *cluster) begin(t *testing.T, limit time.Duration, withLoad bool) *scena
 			c.lab.Dump(context.Background(), t.Output())
 		}
 	})
+	t.Cleanup(s.keepResult)
 	if err := c.lab.Healthy(ctx); err != nil {
 		t.Logf("reset: %v", err)
 		s.must(c.lab.Reset(ctx))
@@ -205,6 +209,9 @@ func (c *cluster) begin(t *testing.T, limit time.Duration, withLoad bool) *scena
 		s.startLoad(load.Options{})
 	}
 	s.stage("healthy, %s is primary", s.old)
+	if resultsFile != "" {
+		time.Sleep(rand.N(5 * time.Second)) // a soak meets the monitors at another moment each time
+	}
 	return s
 }
 
@@ -486,8 +493,7 @@ func fencings(t testing.TB, l *lab.Lab) []string {
 // stopLoad ends the clients and checks what no run may show.
 func (s *scenario) stopLoad() load.Report {
 	s.t.Helper()
-	r := s.load.Stop()
-	s.load = nil
+	r := s.endLoad()
 	if err := r.Err(); err != nil {
 		s.t.Error(err)
 	}

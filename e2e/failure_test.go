@@ -258,8 +258,7 @@ func dataGone(s *scenario) {
 		s.t.Fatalf("%s is primary, and has no data", now)
 	}
 	s.onlyFenced()
-	r := s.load.Stop()
-	s.load = nil
+	r := s.endLoad()
 	s.t.Logf("%d of %d acknowledged rows lost", r.Lost, r.Acknowledged)
 	s.outage(r, "gone", 5*time.Second)
 	for _, o := range r.Overlaps {
@@ -380,8 +379,7 @@ func (s *scenario) returned(node, primary string) (streams bool) {
 // not committed in WAL which the new primary had not received, by pg_waldump on the old one's disk.
 func (s *scenario) takenOver(now string, was uint32, mark string, limit time.Duration) load.Report {
 	s.t.Helper()
-	r := s.load.Stop()
-	s.load = nil
+	r := s.endLoad()
 	fork := s.fork(now, s.timeline(now), was)
 	end := s.lastRecord(s.old, was, fork).end
 	only := s.commitsAfter(s.old, was, fork)
@@ -450,6 +448,7 @@ func (s *scenario) forksAtTheEnd(now string, was uint32) {
 func (s *scenario) outage(r load.Report, mark string, limit time.Duration) time.Duration {
 	s.t.Helper()
 	g := r.GapAfter(mark)
+	s.result.OutagesMs = append(s.result.OutagesMs, g.Ms)
 	s.t.Logf("outage %.0f ms; %s", g.Ms, starvation(r))
 	if limit > 0 && g.Duration() > limit {
 		s.t.Errorf("nobody could write for %.0f ms, expected at most %s", g.Ms, limit)

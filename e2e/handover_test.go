@@ -80,6 +80,7 @@ func handovers(t *testing.T, c *cluster, count int) {
 	for i := range count {
 		outages = append(outages, r.GapAfter(fmt.Sprintf("handover %d", i+1)).Ms)
 	}
+	s.result.OutagesMs = slices.Clone(outages)
 	slices.Sort(outages)
 	t.Logf("%d handovers: outage %.0f ms in the median, %.0f to %.0f ms", count, outages[count/2], outages[0], outages[count-1])
 }

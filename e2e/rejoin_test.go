@@ -474,8 +474,7 @@ func firstLineOf(s string) string {
 // stopLoadBut is stopLoad where a person made a node writable beside the primary.
 func (s *scenario) stopLoadBut(node string) load.Report {
 	s.t.Helper()
-	r := s.load.Stop()
-	s.load = nil
+	r := s.endLoad()
 	r.Overlaps = slices.DeleteFunc(r.Overlaps, func(o load.Overlap) bool { return slices.Contains(o.Nodes[:], node) })
 	if err := r.Err(); err != nil {
 		s.t.Error(err)

@@ -61,7 +61,7 @@ e2e_limit=${PGBATON_E2E_TIMEOUT:-25m}
 e2e_program() { # number, then a filter of tests
 	local n=$1 rc=0
 	shift
-	(cd e2e && ../bin/test/e2e.test -test.v -test.count=1 -test.timeout "$e2e_limit" "$@") >"$logs/e2e-$n.log" 2>&1 || rc=$?
+	(cd e2e && ../bin/test/e2e.test -test.v -test.count=1 -test.shuffle "${PGBATON_E2E_SHUFFLE:-off}" -test.timeout "$e2e_limit" "$@") >"$logs/e2e-$n.log" 2>&1 || rc=$?
 	echo "=== e2e: program $n ended (exit $rc)"
 	return $rc
 }
@@ -72,6 +72,11 @@ e2e() {
 	# Or the first lines shown would be those of the run before.
 	: >"$logs/e2e-1.log"
 	: >"$logs/e2e-2.log"
+	if [ -n "${PGBATON_E2E_ONLY:-}" ]; then
+		e2e_program 1 -test.run "$PGBATON_E2E_ONLY" || rc=1
+		brief <"$logs/e2e-1.log"
+		return $rc
+	fi
 	[ -z "$later" ] || echo "=== e2e leaves to make soak: $later"
 	e2e_program 1 -test.skip "$second${later:+|$later}" &
 	one=$!

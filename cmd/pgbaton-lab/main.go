@@ -38,18 +38,19 @@ func (c common) open() (*lab.Lab, error) { return lab.Open(c.Name, c.Dir) }
 
 type cli struct {
 	common
-	Up     upCmd     `cmd:"" help:"Start a lab and wait for its primary."`
-	Down   downCmd   `cmd:"" help:"End a lab and remove it."`
-	Status statusCmd `cmd:"" help:"Show roles, scores, failed actions, cut links."`
-	Exec   execCmd   `cmd:"" help:"Run a command inside a node."`
-	Load   loadCmd   `cmd:"" help:"Write, then report rows lost and outages."`
-	Power  powerCmd  `cmd:"" help:"Power nodes on and off."`
-	Cut    cutCmd    `cmd:"" help:"Cut the link between nodes, or make it lossy."`
-	Heal   healCmd   `cmd:"" help:"Heal links."`
-	Reset  resetCmd  `cmd:"" help:"Bring the lab back to health."`
-	Logs   logsCmd   `cmd:"" help:"Show all that explains a failure."`
-	Demo   demoCmd   `cmd:"" help:"Show handovers and a roll-back, with proof."`
-	Bench  benchCmd  `cmd:"" help:"Measure handovers, beside the agent pgsqlms."`
+	Up      upCmd      `cmd:"" help:"Start a lab and wait for its primary."`
+	Down    downCmd    `cmd:"" help:"End a lab and remove it."`
+	Status  statusCmd  `cmd:"" help:"Show roles, scores, failed actions, cut links."`
+	Exec    execCmd    `cmd:"" help:"Run a command inside a node."`
+	Load    loadCmd    `cmd:"" help:"Write, then report rows lost and outages."`
+	Power   powerCmd   `cmd:"" help:"Power nodes on and off."`
+	Cut     cutCmd     `cmd:"" help:"Cut the link between nodes, or make it lossy."`
+	Heal    healCmd    `cmd:"" help:"Heal links."`
+	Reset   resetCmd   `cmd:"" help:"Bring the lab back to health."`
+	Logs    logsCmd    `cmd:"" help:"Show all that explains a failure."`
+	Results resultsCmd `cmd:"" help:"Print the table of a soak."`
+	Demo    demoCmd    `cmd:"" help:"Show handovers and a roll-back, with proof."`
+	Bench   benchCmd   `cmd:"" help:"Measure handovers, beside the agent pgsqlms."`
 }
 
 func main() {
