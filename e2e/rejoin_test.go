@@ -560,7 +560,7 @@ type outWatch struct {
 }
 
 // watchOut begins to look: whenever the instance counts as started it must have its mark and must not be one that could be
-// promoted.
+// promoted. A node without power has neither, and nothing of it runs.
 func (s *scenario) watchOut(node string) *outWatch {
 	ctx, cancel := context.WithCancel(s.ctx)
 	w := &outWatch{s: s, cancel: cancel}
@@ -573,7 +573,7 @@ func (s *scenario) watchOut(node string) *outWatch {
 			}
 			over := slices.ContainsFunc(s.logs.From(began), func(l follow.Line) bool { return l.Node == node && l.Msg == "rewound and started" })
 			n := st.Node(node)
-			if over || (n.Role != "Unpromoted" && n.Role != "Promoted") {
+			if over || !n.Power || (n.Role != "Unpromoted" && n.Role != "Promoted") {
 				continue
 			}
 			w.looked++
