@@ -54,6 +54,7 @@ func TestFailure(t *testing.T) {
 		{"39 standby stopped", standbyStopped},
 		{"40 agent stopped", sentinelStopped},
 		{"36 start fails after a crash", startFails},
+		{"33 crash recovery takes too long", recoverySlow},
 		{"37 data directory gone", dataGone},
 		{"41 node power off", powerOff},
 		{"attrd dies on the primary's node", attrdKilled},
@@ -502,4 +503,50 @@ func (s *scenario) commitsAfter(node string, timeline uint32, from uint64) int {
 		s.t.Fatal(err)
 	}
 	return len(regexp.MustCompile(`(?m)desc: COMMIT `).FindAllString(string(out), -1))
+}
+
+// recoverySlow keeps a crashed primary in crash recovery for longer than the user wants to wait: the best of the others
+// takes over, and says what is lost. Without another node, the recovery is waited for.
+func recoverySlow(s *scenario) {
+	s.run(s.old, "crm_resource", "-r", lab.Resource, "-p", "crash_recovery_limit", "-v", "4")
+	s.must(s.lab.WaitIdle(s.within(healLimit)))
+	// A reload takes the place of the promotion in Pacemaker's history: a plan that is dropped once the monitor was
+	// cancelled then makes it forget who is promoted. Another primary has a promotion there.
+	s.handoverTo(s.others[0])
+	s.old = s.others[0]
+	was, began := s.timeline(s.old), time.Now()
+	defer func() {
+		s.run(s.status().Asked, "crm_resource", "-r", lab.Resource, "-d", "crash_recovery_limit")
+	}()
+	// So much to replay that its recovery can be caught.
+	s.sql(s.old, "CREATE TABLE bulk AS SELECT n, repeat('x', 500) AS t FROM generate_series(1, 200000) n")
+	s.load.Mark("crash")
+	s.must(s.lab.SignalPostgres(s.old, syscall.SIGKILL, true))
+	startup := 0
+	s.must(lab.Poll(s.within(10*time.Second), 5*time.Millisecond, func() error {
+		procs, err := s.lab.Processes(s.old)
+		if err != nil {
+			return err
+		}
+		for _, p := range procs {
+			if strings.HasPrefix(p.Args, "postgres:") && strings.Contains(p.Args, " startup ") {
+				startup = p.PID
+				return s.lab.Signal(syscall.SIGSTOP, p.PID)
+			}
+		}
+		return lab.NotYet("no startup process on %s", s.old)
+	}))
+	s.stage("the startup process of %s is stopped", s.old)
+	now := s.newPrimary(was, "")
+	s.must(s.load.AwaitAck(s.within(roleLimit)))
+	s.stage("%s is primary", now)
+	if now == s.old {
+		s.t.Fatalf("%s is primary, and its recovery is stopped (pid %d)", now, startup)
+	}
+	s.onlyFenced()
+	fork := s.fork(now, s.timeline(now), was)
+	s.missing(now, began, int64(s.lastRecord(s.old, was, fork).end-fork))
+	s.returned(s.old, now)
+	s.sql(now, "DROP TABLE bulk")
+	s.takenOver(now, was, "crash", 4*time.Second+10*time.Second)
 }

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/pgbaton/pgbaton/internal/baton"
+	"github.com/pgbaton/pgbaton/internal/journal"
 	"github.com/pgbaton/pgbaton/internal/pacemaker"
 	"github.com/pgbaton/pgbaton/internal/pgdisk"
 	"github.com/pgbaton/pgbaton/internal/postgres"
@@ -110,7 +111,11 @@ func (a *Agent) restartInPlace(ctx context.Context) error {
 
 // awaitWritable follows a primary's crash recovery, which may take long. It reports whether the server died of it.
 func (a *Agent) awaitWritable(ctx context.Context, noticed time.Time) (died bool, err error) {
-	limited, cancel := context.WithTimeout(ctx, crashPatience)
+	patience := crashPatience
+	if limit := time.Duration(a.vol.RecoveryLimit) * time.Second; limit > 0 {
+		patience = min(patience, limit)
+	}
+	limited, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	err = a.poll(limited, "the end of crash recovery", 5*time.Millisecond, func() (bool, error) {
 		pm, err := a.pg.Postmaster()
@@ -130,6 +135,52 @@ func (a *Agent) awaitWritable(ctx context.Context, noticed time.Time) (died bool
 	a.details = map[string]string{"restart_ms": fmt.Sprint(took)}
 	a.record("done", "its postmaster died", true)
 	return false, nil
+}
+
+// recovers reports whether a primary is in crash recovery: after it was started again, or after one of its backends
+// crashed.
+func (a *Agent) recovers() bool {
+	pm, err := a.pg.Postmaster()
+	if err != nil || a.pg.HasStandbySignal() {
+		return false
+	}
+	ctl, err := pgdisk.ReadControl(a.pg.DataDir)
+	// It reads the data directory before it says in pg_control what it is about to do.
+	return err == nil && (ctl.State == pgdisk.InCrashRecovery || ctl.State == pgdisk.InProduction && pm.Status == "starting")
+}
+
+// endRecovery gives the role away if the crash recovery of a primary has taken longer than the user wants to wait, and
+// somebody else could have it: without another candidate the recovery is the shortest way to a primary.
+func (a *Agent) endRecovery(ctx context.Context, since time.Time) error {
+	limit := journal.LoadVolatile(a.inv.Resource).RecoveryLimit
+	if limit == 0 || a.clock.Now().Sub(since) < time.Duration(limit)*time.Second {
+		return nil
+	}
+	release, err := a.flock(ctx, "action.lock")
+	if err != nil {
+		return err
+	}
+	defer func() { release() }()
+	if err := a.reload(); err != nil {
+		return err
+	}
+	locked, cancel := context.WithTimeout(ctx, lockedFor)
+	defer cancel()
+	held, err := a.cluster.Held(locked)
+	if err != nil || held != pacemaker.RolePromoted || !a.recovers() || a.state.Refusal != nil {
+		return err
+	}
+	scores, err := a.cluster.Scores(locked)
+	if err != nil {
+		return err
+	}
+	for node, s := range scores {
+		if node != a.inv.Node && s != pacemaker.NegInfinity {
+			reason := fmt.Sprintf("its crash recovery has taken longer than crash_recovery_limit=%d seconds", limit)
+			return a.leaveRole(ctx, since, reason, true, &release)
+		}
+	}
+	return nil
 }
 
 // leaveRole lets go of the role. A mere score moves it, without a failed action: demote leaves the crash note, and whoever

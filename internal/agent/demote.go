@@ -99,8 +99,8 @@ func (a *Agent) awaitEnd(ctx context.Context, f facts) (facts, error) {
 		return ctl.State == pgdisk.ShutDown || ctl.State == pgdisk.ShutDownInRecovery || !f.postmaster.Alive(), nil
 	}
 	part := 0.5
-	if f.postmaster.Stopped() {
-		part = 0 // it cannot react to anything but SIGKILL
+	if f.postmaster.Stopped() || a.recovers() {
+		part = 0 // it cannot react to anything but SIGKILL, or has nothing to write: its recovery begins again anyway
 	}
 	half, cancel := a.share(ctx, part)
 	defer cancel()

@@ -261,6 +261,7 @@ func (a *Agent) upkeep(ctx context.Context, f facts, st baton.Standing, status s
 			}
 		}
 	}
+	a.passOn()
 	a.ensureSentinel()
 	if err := a.followPrimary(ctx, st, timeline); err != nil {
 		return err

@@ -49,6 +49,14 @@ func (a *Agent) ensureSentinel() {
 	a.spawnDetached(sentinelAction)
 }
 
+// passOn hands a sentinel that began with other parameters those that it needs.
+func (a *Agent) passOn() {
+	if a.vol.RecoveryLimit != a.params.RecoveryLimit {
+		a.vol.RecoveryLimit = a.params.RecoveryLimit
+		a.saveVolatile()
+	}
+}
+
 // sentinel watches one incarnation of the server after the other.
 func (a *Agent) sentinel(ctx context.Context) error {
 	brief, cancel := context.WithTimeout(ctx, 500*time.Millisecond)
@@ -61,7 +69,7 @@ func (a *Agent) sentinel(ctx context.Context) error {
 	self := executable()
 	idle := a.clock.Now()
 	var revivals []time.Time
-	var tended time.Time
+	var tended, crashed time.Time
 	for ctx.Err() == nil {
 		pm, err := a.pg.Postmaster()
 		if err != nil {
@@ -73,6 +81,7 @@ func (a *Agent) sentinel(ctx context.Context) error {
 		}
 		var receiver connecting
 		stopped, gone, since := 0, 0, a.clock.Now()
+		recovery := crashed // since when a primary recovers from a crash, zero if it does not
 		for !watch(pm.Process, sentinelInterval) {
 			a.unstick(ctx, pm, &receiver)
 			a.tend(since, &tended)
@@ -86,10 +95,18 @@ func (a *Agent) sentinel(ctx context.Context) error {
 					a.log.Error("sentinel", "error", err)
 				}
 			}
+			if now := a.clock.Now(); !a.recovers() {
+				recovery = time.Time{}
+			} else if recovery.IsZero() {
+				recovery = now
+			} else if err := a.endRecovery(ctx, recovery); err != nil {
+				a.log.Error("sentinel", "error", err)
+			}
 			if executable() != self {
 				return nil // the agent was replaced: the next monitor starts the new one's sentinel
 			}
 		}
+		crashed = a.clock.Now()
 		for again := true; again; {
 			if again, err = a.mourn(ctx, pm, &revivals); err != nil {
 				a.log.Error("sentinel", "error", err)

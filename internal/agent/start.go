@@ -312,6 +312,7 @@ var standbySetting = [2]string{"wal_retrieve_retry_interval", "200ms"}
 
 // reloadParameters is called when a parameter was changed that needs no restart.
 func (a *Agent) reloadParameters(ctx context.Context) error {
+	a.passOn()
 	if a.vol.Out == nil {
 		return a.validate(ctx)
 	}

@@ -123,6 +123,12 @@ Nothing else is special: no shell reads this, no variable or pattern is expanded
 0: no limit; the most advanced standby is promoted, and what it is known to miss is reported. A planned switchover never loses anything, whatever this is.`,
 	},
 	{
+		name: "crash_recovery_limit", reloadable: true, kind: "integer", def: "0",
+		short: "Seconds that the crash recovery of a primary may take",
+		long: `A primary that crashed is started again where it was, for its disk has what nobody else has for certain. If its recovery takes longer than this number of seconds and
+another node could be promoted, the role goes to the best of the others, within maxlag, and what is known to be lost is reported. 0: no limit, the recovery is waited for.`,
+	},
+	{
 		name: "rewind_conninfo", reloadable: true, kind: "string",
 		short: "How a node that has diverged reaches the primary to be rewound",
 		long: `Connection string of libpq with which pg_rewind connects to the primary, for example: host=10.0.0.10 user=rewind dbname=postgres

@@ -81,7 +81,7 @@ func TestMetaData_Parameters(t *testing.T) {
 			t.Errorf("%s: described default %q gives %+v, no value gives %+v", p.Name, *p.Content.Default, explicit, implicit)
 		}
 	}
-	want := []string{"system_user", "bindir", "pgdata", "datadir", "pghost", "pgport", "start_opts", "maxlag", "rewind_conninfo", "rewind_keep", "logfile"}
+	want := []string{"system_user", "bindir", "pgdata", "datadir", "pghost", "pgport", "start_opts", "maxlag", "crash_recovery_limit", "rewind_conninfo", "rewind_keep", "logfile"}
 	if !slices.Equal(names, want) {
 		t.Errorf("parameters %q, want %q", names, want)
 	}

@@ -189,6 +189,7 @@ func TestParseParams_Wrong(t *testing.T) {
 		{"start_opts", `-c "a`, "not closed"},
 		{"start_opts", `-c a\`, "backslash"},
 		{"maxlag", "-1", "number of bytes"},
+		{"crash_recovery_limit", "5min", "number of seconds"},
 		{"maxlag", "16MB", "number of bytes"},
 		{"logfile", "x.log", "expected an absolute path"},
 		{"pghost", "host=x password=secret", ".pgpass"},

@@ -37,6 +37,10 @@ type Params struct {
 	// promoted after a failure. 0: not enforced.
 	MaxLag int64
 
+	// RecoveryLimit is how many seconds the crash recovery of a primary may take
+	// before the role goes to another node. 0: as long as it takes.
+	RecoveryLimit int64
+
 	// RewindConninfo is how pg_rewind reaches the primary; empty: an instance that has
 	// diverged stays out. It may hold a password and is never shown.
 	RewindConninfo string
@@ -98,6 +102,14 @@ func ParseParams(env Env) (Params, error) {
 			return fmt.Errorf("is %q: expected a number of bytes, 0 (not enforced) or more", v)
 		}
 		p.MaxLag = n
+		return nil
+	})
+	get("crash_recovery_limit", "", func(v string) error {
+		n, err := strconv.ParseInt(v, 10, 64)
+		if err != nil || n < 0 || n > 1<<30 {
+			return fmt.Errorf("is %q: expected a number of seconds, 0 (no limit) or more", v)
+		}
+		p.RecoveryLimit = n
 		return nil
 	})
 	p.RewindConninfo = get("rewind_conninfo", "", checkConninfo)
