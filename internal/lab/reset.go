@@ -240,7 +240,16 @@ func (l *Lab) Rebuild(ctx context.Context, node string) error {
 	if err := l.Power(ctx, node, false); err != nil {
 		return err
 	}
-	// The others fence it first: back before that, it would be killed in the middle.
+	// The others fence it first: back before that, it would be killed in the middle. They have to notice before they do.
+	if err := Poll(ctx, 100*time.Millisecond, func() error {
+		s, err := l.view(ctx)
+		if err != nil || s.Node(node).Online {
+			return NotYet("the others still see %s online (%v)", node, err)
+		}
+		return nil
+	}); err != nil {
+		return err
+	}
 	if err := l.WaitIdle(ctx); err != nil {
 		return err
 	}
