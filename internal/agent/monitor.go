@@ -434,7 +434,8 @@ func (a *Agent) primaryIsLow(ctx context.Context, timeline pgdisk.TimelineID) (b
 	}
 	for _, c := range slices.Backward(baton.Gather(list, "").Claims) {
 		if c.Open() && c.Timeline == timeline && c.Node != a.inv.Node {
-			return scores[c.Node] != baton.ScorePrimary, nil
+			score, there := scores[c.Node]
+			return there && score != baton.ScorePrimary, nil // without a score it is gone, or its attrd was restarted
 		}
 	}
 	return false, nil // it was promoted by hand
@@ -486,10 +487,16 @@ func (a *Agent) mayLift(ctx context.Context, st baton.Standing, timeline pgdisk.
 		return false, err
 	}
 	note, _ := know.Usable("")
-	if !primaryExists && !st.Streaming {
+	// A WAL receiver whose primary lost its power says for up to wal_receiver_timeout that it streams.
+	if !primaryExists {
 		who := "the nodes that have more"
-		if know.Note != nil && know.Note.Node != a.inv.Node {
-			who = know.Note.Node
+		if note != nil {
+			who = note.Node
+		} else if last := know.Last(); last != nil {
+			who = last.Node
+		}
+		if who == a.inv.Node {
+			who = "the nodes that have more"
 		}
 		a.wayOut = fmt.Sprintf("; the way out: let %s come back (crm_standby -D -N NODE for a standby, crm_resource --clear -r CLONE for a ban), or pgbaton promote --accept-data-loss %s", who, a.inv.Node)
 	}
@@ -503,7 +510,7 @@ func (a *Agent) mayLift(ctx context.Context, st baton.Standing, timeline pgdisk.
 		a.log.Warn("ordered to be promoted in spite of a loss", "by", order.By, "at", order.At, "stake", order.Stake)
 		return true, nil
 	}
-	if !primaryExists && !st.Streaming && note == nil && a.clock.Now().Sub(a.vol.Refused) < retryAfter {
+	if !primaryExists && note == nil && a.clock.Now().Sub(a.vol.Refused) < retryAfter {
 		return false, nil // nothing will have changed
 	}
 	streamsCurrent := st.Streaming && (newest == 0 || timeline >= newest)

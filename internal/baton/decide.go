@@ -194,7 +194,13 @@ func elect(q Question, know Knowledge, answers map[string]Answer, avoid []Claim,
 	if q.MaxLag > 0 && missing > q.MaxLag {
 		return refuse("%s lacks at least %d bytes that the last primary had, maxlag allows %d", q.Self.Node, missing, q.MaxLag)
 	}
-	reason := fmt.Sprintf("%s has the best position of %d that answered, %s; %v", q.Self.Node, len(answers), q.Self.Position, noteErr)
+	lost := "what is lost is not known: nobody has heard how far the last primary was"
+	if missing > 0 {
+		lost = fmt.Sprintf("at least %d bytes of WAL are lost", missing)
+	} else if know.Primary.Timeline != 0 {
+		lost = "nothing is known to be lost"
+	}
+	reason := fmt.Sprintf("%s has the best position of %d that answered, %s; %v; %s", q.Self.Node, len(answers), q.Self.Position, noteErr, lost)
 	return Verdict{Outcome: Promote, Avoid: avoid, Missing: missing, Reason: reason}
 }
 

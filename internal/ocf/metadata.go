@@ -120,7 +120,8 @@ Nothing else is special: no shell reads this, no variable or pattern is expanded
 		name: "maxlag", reloadable: true, kind: "integer", def: "0",
 		short: "Bytes of WAL that a failover may lose",
 		long: `After the primary was lost, a standby that is known to miss more than this number of bytes of WAL is not promoted.
-0: no limit; the most advanced standby is promoted, and what it is known to miss is reported. A planned switchover never loses anything, whatever this is.`,
+It is known by the last word of the primary, which it gives with every monitor, and which a standby hears with every monitor of its own; whoever misses more waits for a person
+(pgbaton promote --accept-data-loss). 0: no limit; the most advanced standby is promoted, and nobody keeps track of what it misses. A planned switchover never loses anything, whatever this is.`,
 	},
 	{
 		name: "crash_recovery_limit", reloadable: true, kind: "integer", def: "0",
