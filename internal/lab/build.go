@@ -40,6 +40,11 @@ func (l *Lab) build(ctx context.Context) error {
 		if i == 0 {
 			from = "primary"
 		}
+		if o.Disks {
+			if err := o.makeDisk(n); err != nil {
+				return fmt.Errorf("make the disk of %s: %w", n, err)
+			}
+		}
 		if err := run("cp", "-a", filepath.Join(tmpl, from)+"/.", o.nodeDir(n, "data")); err != nil {
 			return err
 		}

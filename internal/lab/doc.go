@@ -3,6 +3,8 @@
 // with a root file system of its own, a power switch outside it is the fencing
 // device, and a bridge in a namespace of its own is the network. Nothing is mocked,
 // and nothing of the host is changed: the nodes see the host's / through an overlay.
+// (With Disks, data directories are mounted below the lab's directory until it is taken
+// down.)
 //
 // # Processes
 //

@@ -48,12 +48,12 @@ func Up(ctx context.Context, o Options) (*Lab, error) {
 			return nil, err
 		}
 	}
-	if err := os.RemoveAll(o.Dir); err != nil {
+	if err := errors.Join(unmountDisks(o.Dir), os.RemoveAll(o.Dir)); err != nil {
 		return nil, fmt.Errorf("remove the remains of an earlier lab: %w", err)
 	}
 	begin := time.Now()
 	if err := l.build(ctx); err != nil {
-		return nil, errors.Join(err, os.RemoveAll(o.Dir))
+		return nil, errors.Join(err, unmountDisks(o.Dir), os.RemoveAll(o.Dir))
 	}
 	o.logf("%6.1f s  files of %d nodes are in place below %s", time.Since(begin).Seconds(), o.Nodes, o.Dir)
 	if err := l.spawn(ctx); err != nil {
@@ -255,7 +255,7 @@ func (l *Lab) Down(ctx context.Context) error {
 	if err := l.Kill(ctx); err != nil {
 		return err
 	}
-	if err := os.RemoveAll(l.Dir); err != nil {
+	if err := errors.Join(unmountDisks(l.Dir), os.RemoveAll(l.Dir)); err != nil {
 		return fmt.Errorf("remove the files of lab %s: %w", l.Name, err)
 	}
 	return nil
@@ -271,6 +271,9 @@ func (l *Lab) Kill(ctx context.Context) error {
 	}
 	if l.lifeline != nil {
 		l.lifeline.Close()
+	}
+	for _, n := range l.Names {
+		l.thaw(n)
 	}
 	var left []string
 	for {
@@ -379,7 +382,7 @@ func Sweep(prefix string) error {
 		if err != nil || l.supervisor() != 0 || time.Since(fi.ModTime()) < time.Minute {
 			continue
 		}
-		if err := os.RemoveAll(d); err != nil {
+		if err := errors.Join(unmountDisks(d), os.RemoveAll(d)); err != nil {
 			return err
 		}
 	}

@@ -66,6 +66,7 @@ type Options struct {
 	WALSegMB   int               // size of a WAL segment in MB (initdb --wal-segsize); default 16
 	Slots      bool              // standbys use physical replication slots, one for each node on each node
 	LogicalWAL bool              // wal_level=logical
+	Disks      bool              // each node's data directory is a disk of its own, for HangDisk
 
 	// Major is PostgreSQL's major version, "15". Up sets it.
 	Major string

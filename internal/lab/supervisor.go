@@ -310,6 +310,7 @@ func (s *supervisor) off(node string) error {
 		fmt.Println("off:", err)
 	}
 	_ = m.cmd.Process.Signal(syscall.SIGKILL)
+	s.o.thaw(node)
 	return s.waitOff(node, m, 10*time.Second)
 }
 
