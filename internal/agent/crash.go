@@ -97,6 +97,10 @@ func (a *Agent) restartInPlace(ctx context.Context) error {
 	if _, err := a.killLeftovers(ctx); err != nil {
 		return err
 	}
+	if a.vol.Stall != nil {
+		a.vol.Stall = nil // nothing of what hung runs any more
+		a.saveVolatile()
+	}
 	if removed, err := a.pg.RemoveStaleLocks(); err != nil {
 		return err
 	} else if len(removed) > 0 {

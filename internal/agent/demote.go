@@ -99,7 +99,7 @@ func (a *Agent) awaitEnd(ctx context.Context, f facts) (facts, error) {
 		return ctl.State == pgdisk.ShutDown || ctl.State == pgdisk.ShutDownInRecovery || !f.postmaster.Alive(), nil
 	}
 	part := 0.5
-	if f.postmaster.Stopped() || a.recovers() {
+	if f.postmaster.Stopped() || a.hung() || a.recovers() {
 		part = 0 // it cannot react to anything but SIGKILL, or has nothing to write: its recovery begins again anyway
 	}
 	half, cancel := a.share(ctx, part)
@@ -251,6 +251,12 @@ func (a *Agent) demoteStandby(ctx context.Context, f facts) error {
 func (a *Agent) killLeftovers(ctx context.Context) (n int, err error) {
 	if left, err := a.pg.Leftovers(); err == nil && len(left) == 0 {
 		return 0, nil
+	}
+	if a.hung() {
+		// A process that its disk does not let go outlives every wait, and nobody is promoted before that is said.
+		limited, cancel := context.WithTimeout(ctx, survivorsLimit)
+		defer cancel()
+		ctx = limited
 	}
 	err = a.do("kill-leftovers", func() error { n, err = a.pg.KillLeftovers(ctx); return err })
 	return n, err

@@ -161,7 +161,13 @@ func (a *Agent) monitorPrimary(ctx context.Context, f facts) error {
 	if sess != nil {
 		a.show(wait, sess)
 	}
+	slow := a.commits(wait, sess, err)
+	if a.hung() && !a.sentinelRuns() {
+		return roleCode{ocf.FailedPromoted, slow}
+	}
 	switch {
+	case slow != "":
+		return roleCode{ocf.DegradedPromoted, "runs as primary, but " + slow}
 	case err == nil, errors.Is(err, postgres.ErrStarting):
 		return roleCode{ocf.RunningPromoted, ""}
 	case errors.Is(err, postgres.ErrTooManyClients):

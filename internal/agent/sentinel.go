@@ -69,7 +69,7 @@ func (a *Agent) sentinel(ctx context.Context) error {
 	self := executable()
 	idle := a.clock.Now()
 	var revivals []time.Time
-	var tended, crashed time.Time
+	var tended, crashed, stalled time.Time
 	for ctx.Err() == nil {
 		pm, err := a.pg.Postmaster()
 		if err != nil {
@@ -89,6 +89,9 @@ func (a *Agent) sentinel(ctx context.Context) error {
 				if err := a.endHung(ctx, pm); err != nil {
 					a.log.Error("sentinel", "error", err)
 				}
+			}
+			if err := a.endStalled(ctx, &stalled); err != nil {
+				a.log.Error("sentinel", "error", err)
 			}
 			if gone = a.countGone(pm, gone); gone == goneLooks {
 				if err := a.endGone(ctx, pm); err != nil {
@@ -125,7 +128,7 @@ const (
 )
 
 // tend runs a monitor where what this node says of itself must not wait for the next one: attrd was restarted, and scores
-// went with it; a refusal may have served, or a standby that came back has caught up, and until that is known there is
+// went with it; no commit ends, and the next look may show that it is no stall; a refusal may have served, or a standby that came back has caught up, and until that is known there is
 // one candidate less for the next failure.
 func (a *Agent) tend(since time.Time, last *time.Time) {
 	now := a.clock.Now()
@@ -140,7 +143,7 @@ func (a *Agent) tend(since time.Time, last *time.Time) {
 		st, err := a.store.Load()
 		behind = err == nil && st.Left != nil
 	}
-	if !restarted && !refused && !behind {
+	if !restarted && !refused && !behind && vol.Stall == nil {
 		return
 	}
 	*last = now

@@ -149,8 +149,9 @@ func (a *Agent) startAsStandby(ctx context.Context) error {
 	if err := a.do("spawn", func() (err error) { a.spawned, err = a.pg.Spawn(); return err }); err != nil {
 		return ocf.Errorf(ocf.ErrInstalled, "%w", err)
 	}
-	if a.vol.Parked || a.vol.Stopped || a.vol.Out != nil {
+	if a.vol.Parked || a.vol.Stopped || a.vol.Out != nil || a.vol.Stall != nil {
 		a.vol.Parked, a.vol.Stopped, a.vol.Out = false, false, nil
+		a.vol.Stall = nil // nothing of what hung runs any more
 		a.saveVolatile()
 	}
 	a.resting = nil

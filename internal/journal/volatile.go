@@ -28,6 +28,8 @@ type Volatile struct {
 	LastAnswer    *baton.Answer    `json:"last_answer,omitempty"`    // the answer in it
 	Refused       time.Time        `json:"refused,omitzero"`         // when a crashed primary left the role to others
 	Out           *Out             `json:"out,omitempty"`            // the instance is kept out: it is down, and Pacemaker believes it started
+	Stall         *baton.Stall     `json:"stall,omitempty"`          // no commit ends on this primary
+	Probed        time.Time        `json:"probed,omitzero"`          // when a commit of our own ended last, on an idle server
 	Primary       *pgdisk.Position `json:"primary,omitempty"`        // how far the primary had written, by its last monitor
 	Score         string           `json:"score,omitempty"`          // the promotion score set last
 	Status        string           `json:"status,omitempty"`         // the status attribute set last

@@ -130,6 +130,39 @@ func (p Process) Stopped() bool {
 	return ok && st.stopped && st.start == p.Start
 }
 
+// WaitsFor says for which file this incarnation waits in the kernel, uninterruptibly: the one whose descriptor is the first
+// argument of its system call. switches is how often the kernel has scheduled it: the same number twice means that all this
+// time was one and the same wait.
+func (p Process) WaitsFor() (path string, switches uint64, ok bool) {
+	st, ok := readStat(p.PID)
+	if !ok || !st.uninterruptible || st.start != p.Start {
+		return "", 0, false
+	}
+	call, err := os.ReadFile(procPath(p.PID, "syscall")) // proc(5): number, arguments in hexadecimal
+	f := strings.Fields(string(call))
+	if err != nil || len(f) < 2 {
+		return "", 0, false
+	}
+	fd, err := strconv.ParseUint(f[1], 0, 64)
+	if err != nil {
+		return "", 0, false
+	}
+	if path, err = os.Readlink(procPath(p.PID, "fd/"+strconv.FormatUint(fd, 10))); err != nil {
+		return "", 0, false
+	}
+	status, err := os.ReadFile(procPath(p.PID, "status"))
+	if err != nil {
+		return "", 0, false
+	}
+	for line := range strings.Lines(string(status)) {
+		if name, value, _ := strings.Cut(line, ":"); strings.HasSuffix(name, "voluntary_ctxt_switches") { // both kinds
+			n, _ := strconv.ParseUint(strings.TrimSpace(value), 10, 64)
+			switches += n
+		}
+	}
+	return path, switches, true
+}
+
 // Leftovers lists the server processes that hold the data directory: by working directory, executable and owner
 // together, since an administrator's shell may stand in that directory too.
 func (i *Instance) Leftovers() ([]Process, error) {
@@ -260,8 +293,10 @@ func (i *Instance) owns(pid int) bool {
 type procStat struct {
 	zombie  bool
 	stopped bool
-	ppid    int
-	start   uint64
+	// uninterruptible: it waits in the kernel, and no signal reaches it.
+	uninterruptible bool
+	ppid            int
+	start           uint64
 }
 
 // readStat reads /proc/PID/stat (proc(5)); the command name in parentheses may hold anything.
@@ -280,7 +315,7 @@ func readStat(pid int) (procStat, bool) {
 	}
 	ppid, _ := strconv.Atoi(f[1])
 	start, _ := strconv.ParseUint(f[19], 10, 64)
-	return procStat{zombie: f[0] == "Z" || f[0] == "X", stopped: f[0] == "T", ppid: ppid, start: start}, true
+	return procStat{zombie: f[0] == "Z" || f[0] == "X", stopped: f[0] == "T", uninterruptible: f[0] == "D", ppid: ppid, start: start}, true
 }
 
 func procPath(pid int, name string) string {

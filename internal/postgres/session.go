@@ -8,6 +8,7 @@ import (
 	"os"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -221,6 +222,42 @@ func (s *Session) CurrentLSN(ctx context.Context) (pgdisk.LSN, error) {
 	}
 	return pgdisk.ParseLSN(r[0])
 }
+
+// Commits is what one look shows of whether commits end on a primary. It reads shared memory and touches no disk.
+type Commits struct {
+	Flushed pgdisk.LSN // how far WAL is on disk
+	Waiting int        // processes that wait for WAL to be written
+	Wait    string     // what the session that was asked about waits for, as TYPE/EVENT; "": it is gone, or waits for nothing
+	ForWAL  bool       // that is WAL to be written
+}
+
+// Commits looks, and asks about the session of ours with that pid.
+func (s *Session) Commits(ctx context.Context, pid int) (Commits, error) {
+	// The names of some were spelt with other capitals before 17.
+	r, err := s.Row(ctx, `select pg_catalog.pg_current_wal_flush_lsn()::text, count(*) filter (where for_wal),
+  coalesce(max(wait) filter (where mine), ''), coalesce(bool_or(for_wal and mine), false)
+  from (select wait_event_type || '/' || wait_event as wait, pid = $1::int and application_name = 'pgbaton' as mine,
+    wait_event_type = 'IO' and pg_catalog.lower(wait_event) in ('walwrite', 'walsync', 'walinitwrite', 'walinitsync')
+    or wait_event_type = 'LWLock' and pg_catalog.lower(wait_event) in ('walwrite', 'walinsert', 'walbufmapping') as for_wal
+  from pg_catalog.pg_stat_activity) as a`, strconv.Itoa(pid))
+	if err != nil {
+		return Commits{}, err
+	}
+	c := Commits{Wait: r[2], ForWAL: r[3] == "t"}
+	c.Waiting, _ = strconv.Atoi(r[1])
+	c.Flushed, err = pgdisk.ParseLSN(r[0])
+	return c, err
+}
+
+// Commit commits a transaction that has written WAL and touched no table, and waits until that is on this server's disk
+// (synchronous_commit is local in our sessions): no standby is waited for.
+func (s *Session) Commit(ctx context.Context) error {
+	_, err := s.Rows(ctx, "select pg_catalog.pg_logical_emit_message(true, 'pgbaton', '')")
+	return err
+}
+
+// PID is the process of the server that serves this session.
+func (s *Session) PID() int { return int(s.conn.PID()) }
 
 // Checkpoint runs CHECKPOINT.
 func (s *Session) Checkpoint(ctx context.Context) error {
