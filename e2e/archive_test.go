@@ -84,6 +84,10 @@ const (
 // alone, every acknowledged row is found again. And the handover does not wait for the archiver.
 //
 // By default a slow archiver, a failing one, and another story each day; PGBATON_ALL_ARCHIVE=1 takes all.
+//
+// Trap 33: no hole in the archive, whatever becomes of the archiver.
+// Trap 19: a slow archiver holds nobody up.
+// Trap 41: a slow archiver is not waited for.
 func TestArchive(t *testing.T) {
 	stories := []struct {
 		name string

@@ -21,6 +21,9 @@ type badInput struct {
 
 // Ensure validate-all and start say exactly what is wrong and how to mend it, with a code that bans this node at most,
 // and that monitor and stop work all the same and soon.
+//
+// Trap 9: monitor and stop do not depend on what validation finds.
+// Trap 24: no code that stops the clone on all nodes.
 func TestBadInput(t *testing.T) {
 	t.Parallel()
 	b := newBox(t, boxOptions{})
@@ -343,6 +346,8 @@ func TestBadInput_Passwords(t *testing.T) {
 
 // Ensure Debian's layout works, where postgresql.conf lies in a directory of its own, pg_hba.conf asks for peer
 // authentication, and three ways of describing it are reasonable.
+//
+// Trap 28: Debian's layout.
 func TestBadInput_DebianLayout(t *testing.T) {
 	t.Parallel()
 	b := newBox(t, boxOptions{})

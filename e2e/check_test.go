@@ -103,6 +103,8 @@ func cibPlants() [][3]string {
 
 // Ensure check finds each misconfiguration that is planted on a real cluster, and nothing else; that the command it prints
 // removes the finding as it stands; and that a good cluster has none.
+//
+// Trap 39: a primary that waits for itself is recognised by check.
 func TestConsole_Check(t *testing.T) {
 	c := consoleCluster(t)
 

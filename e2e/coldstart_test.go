@@ -151,6 +151,8 @@ func (s *scenario) coldStartIsQuick(now string) {
 // missedTheEnd has the standbys leave in good order, one after the other, while the primary goes on writing; then it loses
 // its quorum, and all that it had. The two standbys return without it: they must not be promoted, and say why. It comes
 // back, and is.
+//
+// Trap 1: after a full stop the end of the WAL on disk decides, not what a server says that it has received.
 func missedTheEnd(s *scenario) {
 	was := s.timeline(s.old)
 	s.cutStandby(s.others...)

@@ -222,6 +222,8 @@ func TestConsole_Status(t *testing.T) {
 }
 
 // Ensure a switchover from each node ends with its exit code when the role has come to rest, and leaves no constraint.
+//
+// Trap 20: the command follows a switchover to its end and says how it ended.
 func TestConsole_Switchover(t *testing.T) {
 	c := consoleCluster(t)
 

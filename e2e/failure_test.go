@@ -67,8 +67,10 @@ func TestFailure(t *testing.T) {
 	}
 }
 
+// Trap 5: a crash does not wait for the next monitor.
 func postmasterKilled(s *scenario) { s.crash(false) }
 
+// Trap 4: nothing that a killed server leaves behind fails a stop.
 func serverKilled(s *scenario) { s.crash(true) }
 
 // crash kills the primary's server: nothing is lost, nothing is fenced, nobody's action fails, and soon clients write
@@ -145,6 +147,8 @@ func standbyKilled(s *scenario) {
 }
 
 // serverStopped stops the primary's server by a signal, children and all: it is alive and serves nobody.
+//
+// Trap 7: a primary that is stopped by a signal is found, and ended.
 func serverStopped(s *scenario) {
 	was := s.timeline(s.old)
 	s.load.Mark("stop")
@@ -290,6 +294,9 @@ func powerOff(s *scenario) {
 }
 
 // attrdKilled ends Pacemaker's attribute manager under a healthy primary, whose score goes with it. Nobody notices.
+//
+// Trap 40: attrd dies under a healthy primary, whose score goes with it.
+// Trap 10: no score outlives the instance that it belongs to.
 func attrdKilled(s *scenario) {
 	was := s.timeline(s.old)
 	for n := range 3 {

@@ -15,6 +15,8 @@ import (
 // one the new timeline forks exactly at the end of the shutdown checkpoint, nothing failed, and every node streams.
 //
 // PGBATON_HANDOVERS sets another number.
+//
+// Trap 35: standbys that connect through the virtual IP get the last record.
 func TestHandovers(t *testing.T) {
 	count := 60
 	if v := os.Getenv("PGBATON_HANDOVERS"); v != "" {

@@ -22,6 +22,8 @@ type state struct {
 
 // Ensure monitor tells the truth in every state, a probe and a recurring one, and that stop ends every state: nothing of
 // the server is left, and monitor says so.
+//
+// Trap 8: a primary that answers late or not at all is degraded, not dead.
 func TestMonitor(t *testing.T) {
 	t.Parallel()
 	b := newBox(t, boxOptions{})
@@ -330,6 +332,8 @@ func TestMonitor(t *testing.T) {
 
 // Ensure a postmaster that nobody reaps is a dead one: monitor says so, and it neither keeps demote, stop and start from
 // their work nor the next server from its lock files, although kill(2) and PostgreSQL's own start call it alive.
+//
+// Trap 4: a postmaster that nobody reaps is dead.
 func TestMonitor_Zombie(t *testing.T) {
 	t.Parallel()
 	b := newBox(t, boxOptions{zombies: true})

@@ -148,6 +148,8 @@ func lsn(t testing.TB, s string) uint64 {
 // Ensure the tools of users show the agent's meta-data without an error or a warning, and all of it: what
 // testdata/metadata.txt says, which is our text and not the layout of a version of some tool.
 // PGBATON_UPDATE=1 writes that file anew.
+//
+// Trap 29: the meta-data is what the tools of users expect.
 func TestMetaData_Tools(t *testing.T) {
 	t.Parallel()
 	b := newBox(t, boxOptions{})

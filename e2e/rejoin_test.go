@@ -34,6 +34,8 @@ const statusAttribute = "pgbaton-status-" + lab.Resource
 // Ensure an old primary that returns with WAL of its own is recognised before it serves anybody, stays out and says what
 // to do; and that what it says works: by the first command it is rewound and joins, with its own configuration, and what
 // it had is kept. (Scenario 53.)
+//
+// Trap 13: an old primary that has diverged is recognised before it serves anybody.
 func TestOldPrimaryReturns(t *testing.T) {
 	c := rejoinCluster(t)
 	s := c.begin(t, 5*time.Minute, true)

@@ -34,6 +34,9 @@ func TestRollBack(t *testing.T) {
 }
 
 // moveWithoutProof cuts the target off at the moment when the primary is told to stop.
+//
+// Trap 16: a named target without the proof is not promoted.
+// Trap 17: the old primary, already shut down, serves again.
 func moveWithoutProof(t *testing.T, c *cluster) {
 	s := c.begin(t, 4*time.Minute, true)
 	was, target := s.timeline(s.old), s.others[0]
@@ -80,6 +83,8 @@ func moveWithoutProof(t *testing.T, c *cluster) {
 }
 
 // moveCalledOff cuts the target off before the move: nothing may be stopped at all.
+//
+// Trap 18: a target that does not follow is found before anything is stopped.
 func moveCalledOff(t *testing.T, c *cluster) {
 	s := c.begin(t, 3*time.Minute, false)
 	// No error may come of the handover; what a busy machine makes slow is none.
@@ -157,6 +162,9 @@ func leaving() []leave {
 	}
 }
 
+// Trap 3: node standby and a clean shutdown ask for the proof like any handover.
+// Trap 15: the node that returns does not take the role back.
+// Trap 37: what the leaving node had published goes with it; the others have copied it.
 func leaveWithProof(t *testing.T, c *cluster, l leave) {
 	s := c.begin(t, 3*time.Minute, true)
 	was := s.timeline(s.old)
@@ -204,6 +212,7 @@ func leaveToOther(t *testing.T, c *cluster, l leave) {
 	s.primaryIs(other)
 }
 
+// Trap 3: without the proof nobody is promoted, whatever the plan looks like.
 func leaveToNobody(t *testing.T, c *cluster, l leave) {
 	s := c.begin(t, 4*time.Minute, true)
 	was := s.timeline(s.old)
@@ -241,6 +250,7 @@ func leaveToNobody(t *testing.T, c *cluster, l leave) {
 	s.primaryIs(s.old)
 }
 
+// Trap 36: the score outlives the stop of a recovery in place, and the role stays.
 func restartClone(t *testing.T, c *cluster) {
 	s := c.begin(t, 4*time.Minute, true)
 	was := s.timeline(s.old)

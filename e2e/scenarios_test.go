@@ -36,6 +36,8 @@ func TestHandoverWhile(t *testing.T) {
 }
 
 // whileThirdHangs stops all processes of the server that has no part in the handover.
+//
+// Trap 12: what does not come is waited for within bounds.
 func whileThirdHangs(s *scenario) {
 	target, third, was := s.others[0], s.others[1], s.timeline(s.old)
 	from := s.logs.Count()
@@ -121,6 +123,7 @@ func (s *scenario) handover(was uint32, to string) {
 	s.primaryIs(to)
 }
 
+// Trap 18: a target whose replay is paused gets there, with everything.
 func whileReplayIsPaused(s *scenario) {
 	target, was := s.others[0], s.timeline(s.old)
 	s.sql(target, "SELECT pg_wal_replay_pause()")
@@ -134,6 +137,7 @@ func whileReplayIsPaused(s *scenario) {
 	s.handover(was, target)
 }
 
+// Trap 18: a target that is far behind in replay is found before anything is stopped.
 func whileFarBehind(s *scenario) {
 	target, was := s.others[0], s.timeline(s.old)
 	before, err := s.lab.Postmaster(s.old)

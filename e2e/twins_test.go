@@ -27,6 +27,9 @@ func twinsCluster(t *testing.T) *cluster {
 // Ensure no two instances ever write timelines of the same number, and that one whose rows nobody has does not come back
 // as a healthy standby. B is promoted from A's note, commits, and loses its power before anybody streamed from it; another
 // node, which ends where B began, becomes primary.
+//
+// Trap 30: no timeline number is used twice.
+// Trap 32: what is about to be promoted is known before it commits.
 func TestTwins(t *testing.T) {
 	for _, tt := range []struct{ name, until string }{
 		// Before its claim is published as effective: nobody knows more than that it was about to.
@@ -102,6 +105,8 @@ func TestTwins(t *testing.T) {
 
 // Ensure a note promotes nobody once somebody was promoted from it and committed: the node of the new primary leaves, the
 // others still end exactly where the old note says, and nobody may take the role; it comes back with its node.
+//
+// Trap 31: a note proves nothing once somebody was promoted from it.
 func TestStaleNote(t *testing.T) {
 	c := twinsCluster(t)
 	s := c.begin(t, 4*time.Minute, true)
@@ -165,6 +170,8 @@ func TestStaleNote(t *testing.T) {
 
 // Ensure a walsender whose queue is full, because its standby's port was cut under load, holds nobody up for long:
 // shutdown waits for it for wal_sender_timeout, 60 s by default.
+//
+// Trap 34: a walsender whose queue is full does not withhold the end.
 func TestFullQueue(t *testing.T) {
 	c := twinsCluster(t)
 	scene := func(name string, f func(s *scenario)) {

@@ -186,10 +186,10 @@ func (a *Agent) monitorStandby(ctx context.Context, f facts) error {
 	st := baton.Standing{OwnNote: a.ownNote()}
 	status, caughtUp := "", false
 	var timeline pgdisk.TimelineID
+	var v postgres.StandbyView
 	sess, err := a.pg.Connect(wait)
 	if err == nil {
 		defer sess.Close()
-		var v postgres.StandbyView
 		v, err = sess.Standby(wait)
 		st.Streaming, timeline, caughtUp = v.Streaming, v.Timeline, v.CaughtUp
 		if err == nil {
@@ -221,7 +221,12 @@ func (a *Agent) monitorStandby(ctx context.Context, f facts) error {
 			}
 		}
 	}
-	if err := a.upkeep(ctx, f, st, status, timeline); err != nil {
+	shown := status
+	if shown == "" && err == nil && !st.Streaming && !st.OwnNote && a.vol.Score == pacemaker.Score(baton.ScoreDetached).String() {
+		// For the second time: at the end of a primary that is for everybody to see, and all standbys lose it for a moment.
+		shown = notFollowing(v)
+	}
+	if err := a.upkeep(ctx, f, st, shown, timeline); err != nil {
 		a.log.Warn("upkeep", "error", err)
 	}
 	if sess != nil {
@@ -231,6 +236,14 @@ func (a *Agent) monitorStandby(ctx context.Context, f facts) error {
 		return roleCode{ocf.Degraded, status}
 	}
 	return nil
+}
+
+// notFollowing says in crm_mon -A why a standby is not preferred.
+func notFollowing(v postgres.StandbyView) string {
+	if v.Itself {
+		return "does not follow: its WAL receiver is connected to this very server"
+	}
+	return "does not follow: its WAL receiver is not connected to a primary, PostgreSQL's log says why"
 }
 
 // witness notes that there is a primary, and that this node was there for the claim of the timeline that it streams.

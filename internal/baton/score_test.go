@@ -8,6 +8,8 @@ import (
 
 // Ensure that a running primary is strictly above everybody else, that whoever may take its role back is, too, and that
 // what is forbidden stays so, except for who is primary already.
+//
+// Trap 14: a standby that does not follow is never preferred.
 func TestScore(t *testing.T) {
 	standby := []baton.Standing{{}, {Streaming: true}, {Starting: true}}
 	top, forbid := baton.Score(baton.Standing{Primary: true, Forbidden: true})

@@ -285,6 +285,9 @@ func (s *Snapshot) nodeProblems(n pacemaker.NodeState, paused bool, add func(Sev
 		return
 	}
 	says := s.State.Attributes[n.Name]["pgbaton-status-"+s.Resource]
+	if strings.HasPrefix(says, "does not follow") {
+		says = "" // what the primary says of it, below, is newer and tells more
+	}
 	in, runs := s.Instance(n.Name)
 	switch {
 	case !runs || in.Role == pacemaker.RoleStopped:

@@ -101,6 +101,7 @@ func TestEnvFromOS(t *testing.T) {
 	}
 }
 
+// Trap 26: Pacemaker's time-outs are in milliseconds.
 func TestParseInvocation(t *testing.T) {
 	pacemaker := ocf.Env{
 		"OCF_RESOURCE_INSTANCE": "pgsqld:2", "OCF_RESKEY_CRM_meta_on_node": "n1", "OCF_RESKEY_CRM_meta_timeout": "60000",

@@ -158,6 +158,8 @@ func TestParsePlan_Golden(t *testing.T) {
 }
 
 // Ensure names are compared as a whole.
+//
+// Trap 25: names are compared exactly.
 func TestPlan_ExactNames(t *testing.T) {
 	p := pacemaker.ParsePlan(map[string]string{
 		"OCF_RESKEY_CRM_meta_notify_active_uname": "n10 n1.example N2",

@@ -42,6 +42,8 @@ func log(t *testing.T, i *Instance) string {
 }
 
 // Ensure a server can be started, found, asked, promoted and killed, and that each answer is about this very server.
+//
+// Trap 38: an administrator's shell in the data directory is no left-over of a server.
 func TestInstance(t *testing.T) {
 	i := testInstance(t)
 	ctx := t.Context()
