@@ -1,45 +1,42 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"os"
+	"time"
 
 	"github.com/pgbaton/pgbaton/internal/console"
-	"github.com/pgbaton/pgbaton/internal/journal"
 )
 
 type historyCmd struct {
-	N    int  `arg:"" optional:"" default:"20" help:"How many actions, the last ones; 0: all that is kept."`
-	JSON bool `name:"json" help:"One JSON object a line, as the journal has them."`
+	N    int  `arg:"" optional:"" default:"10" help:"How many changes, the last ones; 0: all that is kept."`
+	JSON bool `name:"json" help:"One JSON object; docs/command.md describes it."`
 }
 
 // Help is shown by --help.
 func (historyCmd) Help() string {
-	return `Every action of the agent that had a part in a handover, takeover, restart in place or
-cold start leaves a line in /var/lib/pgbaton/RESOURCE/journal.jsonl, on its own node.`
+	return `What happened to the role: when, what, from whom to whom, why, the note of the old
+primary, the proof of the new one, the switch point, what is known to be lost, and what
+each node did for how long. From this node's journal, which survives a loss of power,
+and from what the other nodes published of their last few changes. What is to be had
+elsewhere only is marked: more on n3.
+
+Where the cluster does not run, it shows this node's journal.`
 }
 
 func (h historyCmd) Run(c *common) error {
-	resource, err := console.Resource(journal.Root, c.Resource)
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	history, err := console.ThisNode().ReadHistory(ctx, c.Resource, h.N)
 	if err != nil {
 		return err
 	}
-	events, err := journal.Open(resource).Events()
-	if err != nil {
-		return err
+	if h.JSON {
+		out := json.NewEncoder(os.Stdout)
+		out.SetIndent("", "  ")
+		return out.Encode(history)
 	}
-	if h.N > 0 && len(events) > h.N {
-		events = events[len(events)-h.N:]
-	}
-	if !h.JSON {
-		console.History(os.Stdout, events)
-		return nil
-	}
-	out := json.NewEncoder(os.Stdout)
-	for _, e := range events {
-		if err := out.Encode(e); err != nil {
-			return err
-		}
-	}
+	history.Text(os.Stdout, styleOf(os.Stdout))
 	return nil
 }

@@ -23,7 +23,7 @@ root.
   pgbaton status                   who is what, what is wrong, who could take over
   pgbaton switchover --dry-run     could the role be handed over now, and to whom?
   pgbaton switchover --to n2       hand it to n2
-  pgbaton history                  what happened to the role, from this node
+  pgbaton history                  what happened to the role, and why
 
 Exit codes: 0 done or healthy, 1 something needs a person, 2 wrong usage, 3 refused,
 4 rolled back, 5 the end is not known, 6 Pacemaker does not answer. With 2, 3 and 6
@@ -38,7 +38,7 @@ type cli struct {
 	common
 	Check      checkCmd      `cmd:"" help:"Look for misconfigurations, and say how to mend them."`
 	Completion completionCmd `cmd:"" help:"Write the completion script for a shell."`
-	History    historyCmd    `cmd:"" help:"Show what this node had to do with changes of roles."`
+	History    historyCmd    `cmd:"" help:"Show the last changes of roles: what, why, how long, what was lost."`
 	Pause      pauseCmd      `cmd:"" help:"Let Pacemaker leave PostgreSQL alone, for maintenance."`
 	Promote    promoteCmd    `cmd:"" help:"Promote a node although something is lost, when the agents promote nobody."`
 	Resume     resumeCmd     `cmd:"" help:"End a pause."`

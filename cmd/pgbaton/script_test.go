@@ -37,6 +37,8 @@ func answer(name string) {
 		return
 	case name == "attrd_updater" && strings.Contains(line, "pgbaton-view-"):
 		name = "views"
+	case name == "attrd_updater" && strings.Contains(line, "pgbaton-history-"):
+		name = "histories"
 	case name == "attrd_updater":
 		name = "bulletins"
 	}

@@ -31,17 +31,18 @@ type Agent struct {
 	store   journal.Store
 	state   journal.State
 	// stateErr says why the state on disk could not be read. What is not known must not be written over.
-	stateErr error
-	vol      journal.Volatile
-	clock    Clock
-	log      *Log
-	stderr   io.Writer
-	began    time.Time
-	details  map[string]string // what the journal says of this action
-	change   baton.Change
-	wayOut   string // what a person can do about a refusal
-	release  func()
-	spawned  postgres.Process // the server, if this action started it
+	stateErr  error
+	vol       journal.Volatile
+	clock     Clock
+	log       *Log
+	stderr    io.Writer
+	began     time.Time
+	details   map[string]string // what the journal says of this action
+	change    baton.Change
+	journaled bool   // the journal has something of this action
+	wayOut    string // what a person can do about a refusal
+	release   func()
+	spawned   postgres.Process // the server, if this action started it
 	// endedPrimary: this action has ended a server that was writable.
 	endedPrimary bool
 	unheard      bool // a primary runs, and this start has not heard from it
@@ -208,6 +209,9 @@ func (a *Agent) finish(err error) ocf.ExitCode {
 		if !a.quiet() {
 			a.log.Info(name, "change", a.change, "result", "done", "ms", took.Milliseconds())
 		}
+		if a.inv.Action == "notify" && !a.quiet() && !a.journaled && a.release != nil {
+			a.record("done", "", false) // how long everybody waited for this node
+		}
 		return ocf.Success
 	}
 	code := codeOf(err)
@@ -249,6 +253,8 @@ func (a *Agent) record(outcome, reason string, sync bool) {
 		Duration: float64(a.clock.Now().Sub(a.began).Microseconds()) / 1000,
 		Details:  a.details,
 	}
+	event.NoteID, event.ClaimID = a.changeIDs()
+	a.journaled = true
 	if err := a.do("journal", func() error { return a.store.Append(event, sync) }); err != nil {
 		a.log.Warn("journal", "error", err)
 	}

@@ -35,6 +35,8 @@ type Cluster interface {
 	SetStatus(ctx context.Context, text string) error
 	// Show publishes this node's view of its instance.
 	Show(ctx context.Context, value string) error
+	// Tell publishes this node's part in the last changes of roles.
+	Tell(ctx context.Context, value string) error
 	// Favoured reports whether a constraint would promote the node at once if its score allowed it.
 	Favoured(ctx context.Context, node string) (bool, error)
 	// Order is the order that a person gave for this node, nil if there is none.
@@ -163,6 +165,10 @@ func (c *liveCluster) SetStatus(ctx context.Context, text string) error {
 
 func (c *liveCluster) Show(ctx context.Context, value string) error {
 	return c.attrd.SetPrivate(ctx, view.Attribute(c.resource), value)
+}
+
+func (c *liveCluster) Tell(ctx context.Context, value string) error {
+	return c.attrd.SetPrivate(ctx, view.HistoryAttribute(c.resource), value)
 }
 
 func (c *liveCluster) Favoured(ctx context.Context, node string) (bool, error) {

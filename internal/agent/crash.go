@@ -137,6 +137,7 @@ func (a *Agent) awaitWritable(ctx context.Context, noticed time.Time) (died bool
 	}
 	a.log.Info("the crashed primary serves again", "change", a.change, "ms", took)
 	a.details = map[string]string{"restart_ms": fmt.Sprint(took)}
+	a.began = noticed // of this, not of the sentinel
 	a.record("done", "its postmaster died", true)
 	return false, nil
 }
@@ -203,6 +204,9 @@ func (a *Agent) leaveRole(ctx context.Context, noticed time.Time, reason string,
 		return err
 	}
 	a.assertStatus(locked, "refused: "+reason)
+	a.began, a.details = noticed, map[string]string{}
+	a.change = baton.Change{Kind: baton.Takeover, From: a.inv.Node}
+	a.record("left", reason, false)
 	(*release)()
 	*release = func() {}
 	if dead {

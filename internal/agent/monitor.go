@@ -165,6 +165,9 @@ func (a *Agent) monitorPrimary(ctx context.Context, f facts) error {
 	if a.hung() && !a.sentinelRuns() {
 		return roleCode{ocf.FailedPromoted, slow}
 	}
+	if a.vol.Stall == nil {
+		a.tell(wait) // it flushes to a disk that may be the one which does not answer
+	}
 	switch {
 	case slow != "":
 		return roleCode{ocf.DegradedPromoted, "runs as primary, but " + slow}
@@ -232,6 +235,7 @@ func (a *Agent) monitorStandby(ctx context.Context, f facts) error {
 	if sess != nil {
 		a.show(wait, sess)
 	}
+	a.tell(wait)
 	if status != "" {
 		return roleCode{ocf.Degraded, status}
 	}

@@ -296,8 +296,8 @@ func (a *Agent) conclude(ctx context.Context, sess *postgres.Session, claim bato
 	if v.Note != nil {
 		a.details["note"], a.details["proof"] = v.Note.String(), "held"
 		if claim.Switch == v.Note.End {
-			a.details["result"] = "equal: nothing lost"
-			a.log.Info("promoted", "change", a.change, "timeline", claim.Timeline, "switch_point", claim.Switch, "note_end", v.Note.End, "result", "equal: nothing lost")
+			a.details["result"] = journal.NothingLost
+			a.log.Info("promoted", "change", a.change, "timeline", claim.Timeline, "switch_point", claim.Switch, "note_end", v.Note.End, "result", journal.NothingLost)
 		} else {
 			a.details["result"] = fmt.Sprintf("the switch point %s is not the end of the note, %s", claim.Switch, v.Note.End)
 			a.log.Error("promoted", "change", a.change, "timeline", claim.Timeline, "result", a.details["result"])

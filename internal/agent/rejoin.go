@@ -460,6 +460,7 @@ func (a *Agent) monitorOut(ctx context.Context) (bool, error) {
 	if a.kept() > 0 {
 		a.spawnAftercare()
 	}
+	a.tell(ctx)
 	if !busy && (a.vol.Out.Running || a.mayRewind()) {
 		a.spawnDetached(rejoinAction)
 	}

@@ -5,13 +5,10 @@ package console
 import (
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"slices"
 	"strings"
-
-	"github.com/pgbaton/pgbaton/internal/journal"
 )
 
 // Resource is the name of the resource that a command is about: the one asked for, or else the only one that has state
@@ -38,47 +35,6 @@ func Resource(root, asked string) (string, error) {
 		return "", fmt.Errorf("several resources have state below %s: name one with --resource: %s", root, strings.Join(have, ", "))
 	}
 	return have[0], nil
-}
-
-// shown are the details of an event in the order in which a person wants them; the others only stand in the JSON.
-var shown = []struct{ key, label string }{
-	{"note", ""},
-	{"proof", "proof "},
-	{"answer", "answered "},
-	{"switch_point", "switch point "},
-	{"result", ""},
-	{"missing_bytes", "bytes known to be missing: "},
-	{"unarchived", "kept for the archive: "},
-}
-
-// History writes events, oldest first, one paragraph a change of roles.
-func History(w io.Writer, events []journal.Event) {
-	if len(events) == 0 {
-		fmt.Fprintln(w, "no change of roles is recorded on this node")
-		return
-	}
-	change := ""
-	for _, e := range events {
-		if e.Change != change || change == "" {
-			change = e.Change
-			fmt.Fprintf(w, "%s  %s\n", e.Time.Local().Format("2006-01-02"), change)
-		}
-		fmt.Fprintf(w, "  %s  %-4s %-13s %-10s %7.0f ms\n", e.Time.Local().Format("15:04:05.000"), e.Node, e.Action, e.Outcome, e.Duration)
-		lines := []string{}
-		if e.Reason != "" {
-			lines = append(lines, e.Reason)
-		}
-		for _, d := range shown {
-			if v := e.Details[d.key]; v != "" && !strings.Contains(e.Reason, v) {
-				lines = append(lines, d.label+v)
-			}
-		}
-		for _, l := range lines {
-			for _, part := range wrap(l, 60) {
-				fmt.Fprintf(w, "                %s\n", part)
-			}
-		}
-	}
 }
 
 // wrap breaks a line at spaces, at most width characters each where the words allow it.

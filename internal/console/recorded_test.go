@@ -2,6 +2,7 @@ package console
 
 import (
 	"context"
+	"encoding/xml"
 	"errors"
 	"os"
 	"path/filepath"
@@ -24,6 +25,7 @@ type recorded struct {
 	replace map[string]string // in every answer
 	hang    string            // this command does not answer
 	broken  string            // the answer of this one is cut short
+	told    map[string]string // what the nodes published of their histories; it is not recorded
 
 	lock    sync.Mutex
 	changes []string
@@ -34,6 +36,16 @@ func (r *recorded) Run(ctx context.Context, argv ...string) ([]byte, error) {
 	line := strings.Join(argv, " ")
 	if argv[0] == "attrd_updater" && strings.Contains(line, "pgbaton-view-") {
 		name = "views"
+	}
+	if argv[0] == "attrd_updater" && strings.Contains(line, "pgbaton-history-") {
+		var b strings.Builder
+		b.WriteString("<pacemaker-result>")
+		for node, value := range r.told {
+			b.WriteString(`<attribute name="x" host="` + node + `" value="`)
+			xml.EscapeText(&b, []byte(value))
+			b.WriteString(`"/>`)
+		}
+		return []byte(b.String() + "</pacemaker-result>"), nil
 	}
 	if name == "" || !strings.Contains(line, "--query") && (argv[0] == "cibadmin" || argv[0] == "attrd_updater") {
 		r.lock.Lock()

@@ -35,6 +35,7 @@ type World struct {
 	Now func() time.Time
 	// Journal is what this node's agent wrote down.
 	Journal func(resource string) []journal.Event
+	Root    string // where the resources of this node have their journals; "": journal.Root
 }
 
 // ThisNode is the world of a node of a cluster.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -23,6 +24,10 @@ type Event struct {
 	Reason   string            `json:"reason,omitempty"`
 	Duration float64           `json:"duration_ms"`
 	Details  map[string]string `json:"details,omitempty"` // note, proof, switch_point, …
+	// NoteID and ClaimID are the nonces of the note and of the claim that the action was about: they tell which events of
+	// different nodes belong to the same change.
+	NoteID  string `json:"note_id,omitempty"`
+	ClaimID string `json:"claim_id,omitempty"`
 }
 
 // maxJournal is where the journal is cut; the older half moves to journal.jsonl.1.
@@ -51,7 +56,11 @@ func (s Store) Append(e Event, sync bool) error {
 	}
 	defer f.Close()
 	line = append(line, '\n')
-	if info, err := f.Stat(); err == nil && info.Size() > 0 {
+	info, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	if info.Size() > 0 {
 		last := make([]byte, 1)
 		if _, err := f.ReadAt(last, info.Size()-1); err == nil && last[0] != '\n' {
 			line = append([]byte{'\n'}, line...) // what a crash cut short must not take this one along
@@ -60,10 +69,74 @@ func (s Store) Append(e Event, sync bool) error {
 	if _, err := f.Write(line); err != nil {
 		return err
 	}
-	if sync {
-		return f.Sync()
+	if !sync {
+		return nil
 	}
-	return nil
+	if err := f.Sync(); err != nil || info.Size() > 0 {
+		return err
+	}
+	return s.syncDir() // a new file: its name, too
+}
+
+// LastEvents reads the end of the journal, oldest first: what a person asks for first, at a bounded cost.
+func (s Store) LastEvents() ([]Event, error) {
+	f, err := os.Open(s.journalPath())
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	const part = 256 << 10
+	end, err := f.Seek(0, io.SeekEnd)
+	if err != nil {
+		return nil, err
+	}
+	from := max(0, end-part)
+	data, err := io.ReadAll(io.NewSectionReader(f, from, end-from))
+	if err != nil {
+		return nil, err
+	}
+	if from > 0 {
+		_, data, _ = bytes.Cut(data, []byte{'\n'}) // of the first one there is only the end
+	}
+	return parse(data), nil
+}
+
+func parse(data []byte) (list []Event) {
+	for line := range bytes.Lines(data) {
+		var e Event
+		if json.Unmarshal(line, &e) == nil {
+			list = append(list, e)
+		}
+	}
+	return list
+}
+
+// JournalEnd is the size of the journal and when it was written to last; 0 if there is none.
+func (s Store) JournalEnd() (int64, time.Time) {
+	info, err := os.Stat(s.journalPath())
+	if err != nil {
+		return 0, time.Time{}
+	}
+	return info.Size(), info.ModTime()
+}
+
+// Flush flushes what was appended without.
+func (s Store) Flush() error {
+	f, err := os.Open(s.journalPath())
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return errors.Join(f.Sync(), s.syncDir())
+}
+
+func (s Store) syncDir() error {
+	d, err := os.Open(s.Dir)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	return d.Sync()
 }
 
 // Events reads the journal, oldest first, with what was cut off it last. A line that a crash cut short is passed over.
@@ -77,12 +150,7 @@ func (s Store) Events() ([]Event, error) {
 		if err != nil {
 			return list, err
 		}
-		for line := range bytes.Lines(data) {
-			var e Event
-			if json.Unmarshal(line, &e) == nil {
-				list = append(list, e)
-			}
-		}
+		list = append(list, parse(data)...)
 	}
 	return list, nil
 }

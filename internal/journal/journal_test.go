@@ -204,3 +204,12 @@ func TestJournal_LongLine(t *testing.T) {
 		t.Errorf("%d events, %v; want the last one, too", len(list), err)
 	}
 }
+
+func openJournal(t *testing.T, s Store) *os.File {
+	t.Helper()
+	f, err := os.OpenFile(s.journalPath(), os.O_WRONLY|os.O_APPEND, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return f
+}

@@ -69,10 +69,5 @@ func (s Store) DropRewind() error {
 	if err := os.Remove(s.RewindPath()); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	d, err := os.Open(s.Dir)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return d.Sync()
+	return s.syncDir()
 }

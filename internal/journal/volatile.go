@@ -34,6 +34,7 @@ type Volatile struct {
 	Score         string           `json:"score,omitempty"`          // the promotion score set last
 	Status        string           `json:"status,omitempty"`         // the status attribute set last
 	Shown         *Shown           `json:"shown,omitempty"`          // the view published last
+	Told          *Told            `json:"told,omitempty"`           // of its journal, to the other nodes
 	RecoveryLimit int64            `json:"recovery_limit,omitempty"` // crash_recovery_limit, for a sentinel that began before it was changed, s
 	Asserted      int64            `json:"asserted,omitempty"`       // when score and bulletin were last asserted, Unix seconds
 	Attrd         string           `json:"attrd,omitempty"`          // incarnation of attrd they were told to
@@ -44,6 +45,12 @@ type Shown struct {
 	At      time.Time `json:"at"`
 	Outline string    `json:"outline"`         // what of it would be worth another one at once
 	Attrd   string    `json:"attrd,omitempty"` // incarnation of attrd it was told to
+}
+
+// Told is up to where a node has told the others what stands in its journal.
+type Told struct {
+	Size  int64  `json:"size"`
+	Attrd string `json:"attrd,omitempty"` // incarnation of attrd it was told to
 }
 
 // Out is why an instance is kept out: its history is not the cluster's.
