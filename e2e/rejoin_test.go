@@ -24,6 +24,11 @@ func rejoinCluster(t *testing.T) *cluster {
 	o := ordinary()
 	o.AutoReturn = time.Hour
 	o.Conf["checkpoint_timeout"] = "30s"
+	command, err := buildCommand()
+	if err != nil {
+		t.Fatal(err)
+	}
+	o.Files = map[string]string{"/usr/bin/pgbaton": command}
 	c := testCluster(t, "rejoin", o)
 	c.useFaults(t, true)
 	return c
@@ -82,6 +87,62 @@ func TestOldPrimaryReturns(t *testing.T) {
 	s.handoverTo(old)
 }
 
+// Ensure pgbaton rejoin says on the node itself what it has that the cluster has not, changes nothing unless it is told to,
+// says why a rewind stopped, and rewinds although rewind_conninfo is not set; and that it knows who needs nothing.
+func TestRejoinCommand(t *testing.T) {
+	c := rejoinCluster(t)
+	s := c.begin(t, 6*time.Minute, true)
+	s.setRewind("")
+	old := s.old
+	code, text := s.pgbaton(old, "rejoin", "--yes")
+	s.expect(code, 0, text, old+" needs nothing: it is the primary")
+	code, text = s.pgbaton(s.others[0], "rejoin", "--yes")
+	s.expect(code, 0, text, s.others[0]+" needs nothing: it is a standby and streams")
+	kept, lost := s.markers()
+	primary := s.takeOverFrom(old, lost)
+	s.mark(primary, kept)
+	w := s.watchOut(old)
+	s.must(s.lab.Power(s.ctx, old, true))
+	s.keptOut(old, `^diverged: `)
+
+	for _, args := range [][]string{{"rejoin", "--dry-run"}, {"rejoin"}} {
+		code, text = s.pgbaton(old, args...)
+		want := 0
+		if len(args) == 1 {
+			want = 3 // nobody is there to answer
+		}
+		s.expect(code, want, text, "is kept out", "bytes of WAL, from ", "committed transaction", "What will be done")
+	}
+	s.stage("%s", text)
+	s.notRunning(old, 3*time.Second)
+	dump := regexp.MustCompile(`(?m)\$ (.*pg_waldump.*)$`).FindStringSubmatch(text)
+	if dump == nil || !strings.Contains(s.run(old, "sh", "-c", dump[1]+" 2>/dev/null || true"), "COMMIT") {
+		t.Errorf("the command that shows the transactions shows none, or is missing: %q", dump)
+	}
+	code, text = s.pgbaton(old, "rejoin", "--yes", "--conninfo", "host="+lab.VIP+" user=nobody password=sesame")
+	s.expect(code, 1, text, "the rewind stopped: ", `role "nobody" does not exist`)
+	if strings.Contains(text, "sesame") {
+		t.Errorf("shows the password: %s", text)
+	}
+	s.notRunning(old, time.Second)
+
+	code, text = s.pgbaton(old, "rejoin", "--yes")
+	s.expect(code, 0, text, "pg_rewind is at work", old+" streams", "pg_waldump -p /var/lib/pgbaton/"+lab.Resource+"/lost-")
+	s.stage("%s", text)
+	w.end()
+	s.mayBePromoted(old)
+	s.streaming()
+	if got := s.marks(old, kept, lost); got != kept {
+		t.Errorf("%s has the marks %q, expected %q", old, got, kept)
+	}
+	code, text = s.pgbaton(old, "rejoin", "--yes")
+	s.expect(code, 0, text, old+" needs nothing: it is a standby and streams")
+	code, text = s.pgbaton(old, "history", "1")
+	s.expect(code, 0, text, "return of "+old+": rewound")
+	s.finishRejoined(old)
+	s.handoverTo(old)
+}
+
 // Ensure the commands for a clone are the right ones, for a twin: it has the same timeline number and the same switch
 // point as the cluster's, and pg_rewind would find nothing to do. (Scenario 58, made by hand: pgbaton makes no twins.)
 func TestTwinReturns(t *testing.T) {
@@ -123,7 +184,12 @@ func TestTwinReturns(t *testing.T) {
 	text := s.keptOut(twin, `^diverged: its timeline \d+ is (a twin|another one)`)
 	s.notRunning(twin, 4*time.Second)
 	w.end()
+	code, said := s.pgbaton(twin, "rejoin", "--yes")
+	s.expect(code, 3, said, "is kept out", "pg_rewind is no help")
 	for _, cmd := range commandsIn(text) {
+		if !strings.Contains(said, cmd+"\n") {
+			t.Errorf("pgbaton rejoin does not say the command %q: %s", cmd, said)
+		}
 		s.stage("does: %s", cmd)
 		s.run(twin, "sh", "-c", cmd)
 	}

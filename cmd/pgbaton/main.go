@@ -41,6 +41,7 @@ type cli struct {
 	History    historyCmd    `cmd:"" help:"Show the last changes of roles: what, why, how long, what was lost."`
 	Pause      pauseCmd      `cmd:"" help:"Let Pacemaker leave PostgreSQL alone, for maintenance."`
 	Promote    promoteCmd    `cmd:"" help:"Promote a node although something is lost, when the agents promote nobody."`
+	Rejoin     rejoinCmd     `cmd:"" help:"Let this node back in, whose history is not the cluster's."`
 	Resume     resumeCmd     `cmd:"" help:"End a pause."`
 	Status     statusCmd     `cmd:"" help:"Show who is what, what is wrong, and whether a handover is possible."`
 	Switchover switchoverCmd `cmd:"" help:"Hand the primary role to another node."`

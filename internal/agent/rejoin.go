@@ -335,14 +335,19 @@ func (a *Agent) outStatus() string {
 	switch {
 	case o.Rejoin == baton.Await:
 		return "kept out: " + o.Reason + "; if it is not settled by itself, and what this node has is what counts: " + commands([]string{"pgbaton", "promote", "--accept-data-loss", a.inv.Node})
-	case o.Rejoin == baton.Rewind && a.params.RewindConninfo != "":
+	case o.Rejoin == baton.Rewind && (a.params.RewindConninfo != "" || a.rejoining()): // or by pgbaton rejoin
 		return "diverged: " + o.Reason + "; " + or(doing, "about to be rewound")
 	case o.Rejoin == baton.Rewind && a.rewinding():
 		return "diverged: " + o.Reason + "; a rewind was cut short and rewind_conninfo is not set any more: set it again: " + a.rewindCommand() + " # or make the instance anew, as root on " + a.inv.Node + ": " + a.cloneCommands()
 	case o.Rejoin == baton.Rewind:
-		return "diverged: " + o.Reason + "; to have it rewound: " + a.rewindCommand() + " # or to make it anew, as root on " + a.inv.Node + ": " + a.cloneCommands()
+		return "diverged: " + o.Reason + "; to have it rewound: " + a.rewindCommand() + a.orByHand()
 	}
 	return "diverged: " + o.Reason + "; pg_rewind is no help, it must be made anew, as root on " + a.inv.Node + ": " + a.cloneCommands()
+}
+
+// orByHand are the other ways out of where a rewind is possible, behind the first one.
+func (a *Agent) orByHand() string {
+	return " # or this once, as root on " + a.inv.Node + ": " + commands([]string{"pgbaton", "rejoin"}) + " # or to make it anew there: " + a.cloneCommands()
 }
 
 func or(a, b string) string {
@@ -381,10 +386,14 @@ func (a *Agent) source() string {
 	return rest
 }
 
-func (a *Agent) rewindCommand() string {
+// conninfoForRewind reaches the primary as the standby does, without a password.
+func (a *Agent) conninfoForRewind() string {
 	rest, _ := postgres.SplitPassword(a.source(), [2]string{"dbname", "postgres"})
-	rest = strings.Join(slices.DeleteFunc(strings.Split(rest, " "), func(s string) bool { return strings.HasPrefix(s, "application_name=") }), " ")
-	return commands([]string{"crm_resource", "-r", a.inv.Resource, "-p", "rewind_conninfo", "-v", rest})
+	return strings.Join(slices.DeleteFunc(strings.Split(rest, " "), func(s string) bool { return strings.HasPrefix(s, "application_name=") }), " ")
+}
+
+func (a *Agent) rewindCommand() string {
+	return commands([]string{"crm_resource", "-r", a.inv.Resource, "-p", "rewind_conninfo", "-v", a.conninfoForRewind()})
 }
 
 // cloneCommands make the instance anew. What is the node's own in the data directory survives in a directory beside the
@@ -523,6 +532,9 @@ func (a *Agent) rejoin(ctx context.Context) error {
 	defer lock.Close()
 	if err := a.stopDiverged(ctx); err != nil || a.vol.Out == nil {
 		return err
+	}
+	if a.params.RewindConninfo == "" && a.env[asStandby] != "" {
+		a.params.RewindConninfo = a.conninfoForRewind()
 	}
 	if a.vol.Out.Rejoin != baton.Rewind || a.params.RewindConninfo == "" {
 		return nil

@@ -75,6 +75,9 @@ func (a *Agent) rewindSource(lock *os.File) rewindSource {
 		a.params.RewindConninfo,
 		[2]string{"dbname", "postgres"}, [2]string{"connect_timeout", "10"}, [2]string{"target_session_attrs", "read-write"},
 	)
+	if password == "" && a.env[asStandby] != "" {
+		_, password = postgres.SplitPassword(a.pg.Settings()["primary_conninfo"])
+	}
 	s := rewindSource{conninfo: conninfo, password: password, tool: postgres.Tool{Files: []*os.File{lock}}}
 	if password != "" {
 		s.tool.Env = []string{"PGPASSWORD=" + password} // not in a command line, which everybody may read

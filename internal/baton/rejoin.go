@@ -194,3 +194,24 @@ func (l Line) by(t pgdisk.TimelineID) string {
 	}
 	return "the primary"
 }
+
+// Parts is where an instance's history leaves the line: the last timeline that they have in common, and how far.
+func (l Line) Parts(c Candidate) (pgdisk.TimelineID, pgdisk.LSN, bool) {
+	own := append(slices.Clone(c.History), pgdisk.HistoryEntry{Timeline: c.Position.Timeline, Switch: c.Position.LSN})
+	for n, e := range slices.Backward(own) {
+		sw, ok := l.History.SwitchPointOf(e.Timeline)
+		if !ok && e.Timeline == l.Timeline {
+			sw, ok = e.Switch, true
+		}
+		if fork, known := l.forkOf(e.Timeline); known && n > 0 && fork != own[n-1] {
+			ok = false // only the number is the same
+		}
+		if crc := l.First[e.Timeline]; e.Timeline == c.Position.Timeline && crc != 0 && c.Identity != 0 && crc != c.Identity {
+			ok = false // a twin
+		}
+		if ok {
+			return e.Timeline, min(sw, e.Switch), true
+		}
+	}
+	return 0, 0, false
+}

@@ -211,3 +211,35 @@ func TestReturns_RandomLines(t *testing.T) {
 		}
 	})
 }
+
+// Ensure it is told right where an instance's history leaves the cluster's: what lies behind is what nobody else has.
+func TestLine_Parts(t *testing.T) {
+	e := func(t pgdisk.TimelineID, at pgdisk.LSN) pgdisk.HistoryEntry {
+		return pgdisk.HistoryEntry{Timeline: t, Switch: at}
+	}
+	to3 := pgdisk.History{e(1, 0x1000), e(2, 0x3000)}
+	to4 := append(to3[:2:2], e(3, 0x4000))
+	line, _ := baton.LineOf(lineClaims)
+	for name, tt := range map[string]struct {
+		at      pgdisk.Position
+		history pgdisk.History
+		crc     uint32
+		on      pgdisk.TimelineID
+		fork    pgdisk.LSN
+	}{
+		"an old primary with WAL of its own":    {pgdisk.Position{Timeline: 4, LSN: 0x6100}, to4, 0x44, 4, 0x6000},
+		"behind, without any":                   {pgdisk.Position{Timeline: 4, LSN: 0x5000}, to4, 0x44, 4, 0x5000},
+		"promoted by hand":                      {pgdisk.Position{Timeline: 7, LSN: 0x5900}, append(to4[:3:3], e(4, 0x5800)), 0, 4, 0x5800},
+		"promoted by hand behind the fork":      {pgdisk.Position{Timeline: 7, LSN: 0x6900}, append(to4[:3:3], e(4, 0x6800)), 0, 4, 0x6000},
+		"a twin of the newest":                  {pgdisk.Position{Timeline: 6, LSN: 0x6900}, append(to4[:3:3], e(4, 0x6000)), 0x67, 4, 0x6000},
+		"a twin of an older one":                {pgdisk.Position{Timeline: 4, LSN: 0x4900}, to4, 0x45, 3, 0x4000},
+		"only the number is the same":           {pgdisk.Position{Timeline: 4, LSN: 0x4900}, append(to3[:2:2], e(3, 0x3900)), 0, 3, 0x3900},
+		"from a timeline that was passed over":  {pgdisk.Position{Timeline: 5, LSN: 0x5900}, append(to4[:3:3], e(4, 0x5000)), 0, 4, 0x5000},
+		"nothing in common that is known of it": {pgdisk.Position{Timeline: 9, LSN: 0x900}, nil, 0, 0, 0},
+	} {
+		on, fork, ok := line.Parts(baton.Candidate{Node: "n9", Position: tt.at, Identity: tt.crc, History: tt.history})
+		if on != tt.on || fork != tt.fork || ok != (tt.on != 0) {
+			t.Errorf("%s: parts on timeline %d at %s (%t), want %d at %s", name, on, fork, ok, tt.on, tt.fork)
+		}
+	}
+}
