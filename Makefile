@@ -35,7 +35,9 @@ $(PROGRAMS):
 	@$(BUILD) -o bin/$@ ./cmd/$@
 
 install: build
-	install -D -m 755 bin/pgbaton-agent $(DESTDIR)$(PREFIX)/lib/ocf/resource.d/pgbaton/postgresql
+	# Renamed into place: Pacemaker may run it at any moment, and a node without an agent is one that must not run PostgreSQL.
+	install -D -m 755 bin/pgbaton-agent $(DESTDIR)$(PREFIX)/lib/ocf/resource.d/pgbaton/.postgresql.new
+	mv -f $(DESTDIR)$(PREFIX)/lib/ocf/resource.d/pgbaton/.postgresql.new $(DESTDIR)$(PREFIX)/lib/ocf/resource.d/pgbaton/postgresql
 	install -D -m 755 bin/pgbaton $(DESTDIR)$(PREFIX)/bin/pgbaton
 	install -D -m 644 docs/man/pgbaton.1 $(DESTDIR)$(PREFIX)/share/man/man1/pgbaton.1
 	install -D -m 644 docs/man/ocf_pgbaton_postgresql.7 $(DESTDIR)$(PREFIX)/share/man/man7/ocf_pgbaton_postgresql.7
