@@ -338,7 +338,7 @@ func (a *Agent) outStatus() string {
 	case o.Rejoin == baton.Rewind && (a.params.RewindConninfo != "" || a.rejoining()): // or by pgbaton rejoin
 		return "diverged: " + o.Reason + "; " + or(doing, "about to be rewound")
 	case o.Rejoin == baton.Rewind && a.rewinding():
-		return "diverged: " + o.Reason + "; a rewind was cut short and rewind_conninfo is not set any more: set it again: " + a.rewindCommand() + " # or make the instance anew, as root on " + a.inv.Node + ": " + a.cloneCommands()
+		return "diverged: " + o.Reason + "; a rewind was cut short and rewind_conninfo is not set any more: set it again: " + a.rewindCommand() + a.orByHand()
 	case o.Rejoin == baton.Rewind:
 		return "diverged: " + o.Reason + "; to have it rewound: " + a.rewindCommand() + a.orByHand()
 	}
