@@ -66,6 +66,7 @@ func killPlans() []killPlan {
 			pause: "demote/fast-stop after", meanwhile: killSilentClient,
 		},
 		{name: "A roll-back", start: killMove, pause: "demote/fast-stop before", meanwhile: cut},
+		{name: "A ban, and only the third node has the proof", before: killPrefer, start: killBan, pause: "demote/fast-stop before", meanwhile: cut},
 		{name: "A handover called off", start: killMove, before: cut},
 		{name: "The primary's node leaves", start: killStandby, fences: "stop"},
 	}
@@ -73,6 +74,20 @@ func killPlans() []killPlan {
 
 func killMove(ctx context.Context, l *lab.Lab, roles map[killPart]string) error {
 	_, err := l.Run(ctx, roles[partThird], "crm_resource", "--move", "-r", lab.Clone, "--node", roles[partTarget], "--promoted")
+	return err
+}
+
+// killPrefer makes it known who would be promoted instead of the primary. The id is one that crm_resource --clear removes.
+func killPrefer(ctx context.Context, l *lab.Lab, roles map[killPart]string) error {
+	rule := fmt.Sprintf(`<rsc_location id="cli-prefer-%s" rsc="%s" role="Promoted" node="%s" score="200"/>`, lab.Clone, lab.Clone, roles[partTarget])
+	if _, err := l.Run(ctx, roles[partThird], "cibadmin", "-C", "-o", "constraints", "-X", rule); err != nil {
+		return err
+	}
+	return l.WaitIdle(ctx)
+}
+
+func killBan(ctx context.Context, l *lab.Lab, roles map[killPart]string) error {
+	_, err := l.Run(ctx, roles[partThird], "crm_resource", "--ban", "-r", lab.Clone, "--promoted", "--node", roles[partOld])
 	return err
 }
 
