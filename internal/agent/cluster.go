@@ -13,6 +13,9 @@ import (
 	"github.com/pgbaton/pgbaton/internal/view"
 )
 
+// agentName is how Pacemaker names this agent.
+const agentName = "ocf:pgbaton:postgresql"
+
 // Cluster is what the agent asks of Pacemaker and tells it.
 type Cluster interface {
 	// Publish makes this node's bulletin known to all nodes, as a private attribute: it never aborts a transition.
@@ -42,8 +45,11 @@ type Cluster interface {
 	// Order is the order that a person gave for this node, nil if there is none.
 	Order(ctx context.Context, node string) (*baton.Order, error)
 	// Held is the role in which Pacemaker has the resource here, "" where nobody may act on it: no quorum, maintenance,
-	// unmanaged.
+	// unmanaged, or it is another agent's by now.
 	Held(ctx context.Context) (role string, err error)
+	// Ours tells whether the resource still is this agent's: it may have been given to another one, whose scores and
+	// processes are not this one's to touch, or removed.
+	Ours(ctx context.Context) (bool, error)
 	// PromotedBut is another node than this that has the promoted role for Pacemaker, "" if there is none.
 	PromotedBut(ctx context.Context, node string) (string, error)
 	// Incarnation tells one life of attrd from the next: with it go scores and private attributes. known is what it was
@@ -206,11 +212,19 @@ func (c *liveCluster) Held(ctx context.Context) (string, error) {
 		}
 	}
 	for _, i := range st.Instances {
-		if i.Resource == c.resource && i.Node == node && i.Managed && !i.Blocked {
+		if i.Resource == c.resource && i.Node == node && i.Agent == agentName && i.Managed && !i.Blocked {
 			return i.Role, nil
 		}
 	}
 	return "", nil
+}
+
+func (c *liveCluster) Ours(ctx context.Context) (bool, error) {
+	st, err := pacemaker.ReadState(ctx, c.run)
+	if err != nil {
+		return false, err
+	}
+	return slices.ContainsFunc(st.Of(c.resource), func(i pacemaker.Instance) bool { return i.Agent == agentName }), nil
 }
 
 func (c *liveCluster) PromotedBut(ctx context.Context, node string) (string, error) {

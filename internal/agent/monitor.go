@@ -71,6 +71,11 @@ func (a *Agent) examine(ctx context.Context) error {
 		}
 		return roleCode{ocf.ErrGeneric, err.Error()}
 	}
+	if a.inv.Probe && !a.unlocked && (f.role == primary || f.role == standby) && a.vol.Asserted != 0 {
+		// Another agent may have had it since, and removed what this one had said: the next monitor says it again.
+		a.vol.Asserted = 0
+		a.saveVolatile()
+	}
 	switch f.role {
 	case down, parkedDown:
 		return a.monitorDown(ctx, f, nil)
@@ -146,12 +151,15 @@ func (a *Agent) monitorPrimary(ctx context.Context, f facts) error {
 	}
 	st := baton.Standing{Primary: true}
 	timeline := max(f.control.CheckPointTimeline, f.control.MinRecoveryTimeline)
+	if err := a.takeOn(f); err != nil {
+		a.log.Warn("a server that ran before is not taken on", "error", err)
+	}
 	if err == nil && a.params.MaxLag > 0 {
 		st.Written, err = sess.CurrentLSN(wait)
 	}
-	if !a.unlocked && baton.Unclaimed(a.state.Claims, timeline) {
+	if !a.unlocked && a.unclaimed(timeline) {
 		if err := a.claimByHand(ctx, f, timeline); err != nil {
-			a.log.Warn("timeline of a primary that was promoted by hand", "error", err)
+			a.log.Warn("timeline of a primary that this agent did not promote", "error", err)
 		}
 	}
 	// Score and bulletin need no session.
@@ -183,6 +191,9 @@ func (a *Agent) monitorPrimary(ctx context.Context, f facts) error {
 func (a *Agent) monitorStandby(ctx context.Context, f facts) error {
 	wait, cancel := a.share(ctx, 0.4)
 	defer cancel()
+	if err := a.takeOn(f); err != nil {
+		a.log.Warn("a server that ran before is not taken on", "error", err)
+	}
 	if !a.unlocked {
 		a.confirmOwnNote(ctx)
 	}

@@ -31,6 +31,8 @@ const (
 	// a monitor reports a standby's failure so that Pacemaker counts it.
 	maxRevivals   = 3
 	revivalWindow = 10 * time.Minute
+	// oursEvery is how often a sentinel asks whether the resource still is this agent's.
+	oursEvery = time.Minute
 	// lockedFor bounds what is done under the lock of actions.
 	lockedFor = 20 * time.Second
 )
@@ -68,6 +70,7 @@ func (a *Agent) sentinel(ctx context.Context) error {
 	defer release()
 	self := executable()
 	idle := a.clock.Now()
+	asked := idle
 	var revivals []time.Time
 	var tended, crashed, stalled time.Time
 	for ctx.Err() == nil {
@@ -108,6 +111,13 @@ func (a *Agent) sentinel(ctx context.Context) error {
 			if executable() != self {
 				return nil // the agent was replaced: the next monitor starts the new one's sentinel
 			}
+			if now := a.clock.Now(); now.Sub(asked) > oursEvery {
+				asked = now
+				if ours, err := a.cluster.Ours(ctx); err == nil && !ours {
+					a.log.Info("the resource is another agent's by now: the sentinel ends")
+					return nil
+				}
+			}
 		}
 		crashed = a.clock.Now()
 		for again := true; again; {
@@ -147,6 +157,9 @@ func (a *Agent) tend(since time.Time, last *time.Time) {
 		return
 	}
 	*last = now
+	if ours, err := a.cluster.Ours(context.Background()); err == nil && !ours {
+		return
+	}
 	inv := a.inv
 	inv.Action, inv.Probe, inv.Timeout = "monitor", false, 20*time.Second
 	New(inv, a.env, io.Discard).Run()

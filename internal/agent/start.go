@@ -6,13 +6,11 @@ import (
 	"errors"
 	"io"
 	"os"
-	"reflect"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/pgbaton/pgbaton/internal/baton"
-	"github.com/pgbaton/pgbaton/internal/journal"
 	"github.com/pgbaton/pgbaton/internal/ocf"
 	"github.com/pgbaton/pgbaton/internal/pgdisk"
 	"github.com/pgbaton/pgbaton/internal/postgres"
@@ -120,11 +118,7 @@ func (a *Agent) startAsStandby(ctx context.Context) error {
 			a.details["note"] = note.String()
 		}
 	}
-	o := a.pg.Owner
-	rec := &journal.InstanceRecord{DataDir: a.pg.RealDataDir(), Owner: o.Name, UID: o.UID, GID: o.GID, Groups: o.Groups, Home: o.Home}
-	if a.state.Instance == nil || !reflect.DeepEqual(a.state.Instance, rec) {
-		a.state.Instance, changed = rec, true
-	}
+	changed = a.recordInstance() || changed
 	if changed {
 		if err := a.save("save-state"); err != nil {
 			return err
