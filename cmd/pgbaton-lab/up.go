@@ -12,7 +12,7 @@ import (
 
 type upCmd struct {
 	Nodes        int               `default:"3" help:"Number of nodes, 2 to 5."`
-	Agent        string            `default:"pgsqlms" enum:"pgsqlms,pgbaton" help:"Agent under test: pgsqlms (Debian's) or pgbaton."`
+	Agent        string            `default:"pgsqlms" enum:"pgsqlms,pgbaton,none" help:"Agent under test: pgsqlms (Debian's) or pgbaton; none: plain streaming replication, of which Pacemaker knows nothing."`
 	AgentBinary  string            `type:"path" help:"The pgbaton agent (default: pgbaton-agent beside this program)."`
 	Param        map[string]string `short:"p" mapsep:"none" help:"Resource parameter name=value, over the defaults. May repeat."`
 	Op           map[string]string `mapsep:"none" help:"Operation, for example promote=on-fail:demote,timeout:30s or monitor-promoted=interval:5s. May repeat."`

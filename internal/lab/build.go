@@ -78,6 +78,7 @@ func (l *Lab) buildNode(n string) error {
 			dir{"root/etc/corosync", "root", 0o755},
 			dir{"root/etc/corosync/uidgid.d", "root", 0o755},
 			dir{"log/corosync", "root", 0o755},
+			dir{"log/crmsh", "root", 0o755}, // crmsh does nothing without
 			dir{"log/postgresql", "postgres", 0o755},
 			dir{"log/pgbaton-lab", "root", 0o755},
 			dir{"log/pgbaton-lab/actions", "root", 0o1777},

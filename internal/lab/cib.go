@@ -75,7 +75,16 @@ func cib(o Options) string {
 %s    </instance_attributes>
     <operations><op id="power-monitor" name="monitor" interval="60s" timeout="20s"/></operations>
    </primitive>
-   <clone id="%s">
+`,
+		fenceName,
+		nvpairs("power", map[string]string{
+			"pcmk_host_list": strings.Join(o.Names, " "), "pcmk_host_check": "static-list",
+		}))
+	if o.Agent == "none" {
+		b.WriteString("  </resources>\n  <constraints/>\n </configuration>\n <status/>\n</cib>\n")
+		return b.String()
+	}
+	fmt.Fprintf(&b, `   <clone id="%s">
     <meta_attributes id="%s-meta">
 %s    </meta_attributes>
     <primitive id="%s" class="ocf" provider="%s" type="%s">
@@ -104,10 +113,6 @@ func cib(o Options) string {
  <status/>
 </cib>
 `,
-		fenceName,
-		nvpairs("power", map[string]string{
-			"pcmk_host_list": strings.Join(o.Names, " "), "pcmk_host_check": "static-list",
-		}),
 		Clone, Clone, nvpairs("meta", meta),
 		Resource, provider, typ, Resource, nvpairs("param", params), operations(o),
 		VIPResource, VIPResource, nvpairs("vip", map[string]string{

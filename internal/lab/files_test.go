@@ -116,13 +116,13 @@ func TestRuleset(t *testing.T) {
 // Ensure bad options are refused with a word about what is expected.
 func TestOptionsRefused(t *testing.T) {
 	for want, o := range map[string]Options{
-		"2 to 5":                {Nodes: 6},
-		"lab name":              {Name: "../x"},
-		"each name once":        {Names: []string{"a", "a"}},
-		"pgsqlms or pgbaton":    {Agent: "patroni"},
-		"datadir or debian":     {Layout: "rhel"},
-		"agent binary":          {Agent: "pgbaton", AgentBinary: "/does/not/exist"},
-		"operation \"monitor\"": {Ops: map[string]Op{"monitor": {}}},
+		"2 to 5":                   {Nodes: 6},
+		"lab name":                 {Name: "../x"},
+		"each name once":           {Names: []string{"a", "a"}},
+		"pgsqlms, pgbaton or none": {Agent: "patroni"},
+		"datadir or debian":        {Layout: "rhel"},
+		"agent binary":             {Agent: "pgbaton", AgentBinary: "/does/not/exist"},
+		"operation \"monitor\"":    {Ops: map[string]Op{"monitor": {}}},
 	} {
 		if err := o.setDefaults(); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%+v: error %v, expected one about %q", o, err, want)

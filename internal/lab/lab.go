@@ -63,6 +63,13 @@ func Up(ctx context.Context, o Options) (*Lab, error) {
 		return l, nil
 	}
 	o.logf("%6.1f s  nodes are powered on", time.Since(begin).Seconds())
+	if o.Agent == "none" {
+		if err := l.startPlain(ctx); err != nil {
+			return l, err
+		}
+		o.logf("%6.1f s  every other node streams from %s", time.Since(begin).Seconds(), o.Names[0])
+		return l, nil
+	}
 	primary, err := l.WaitPromoted(ctx, "")
 	if err != nil {
 		return l, fmt.Errorf("%w (the lab is left as it is: pgbaton-lab logs, then pgbaton-lab down)", err)

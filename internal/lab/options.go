@@ -50,7 +50,7 @@ type Options struct {
 	Nodes int      // 2 to 5; default 3
 	Names []string // of the nodes; default n1, n2, ...
 
-	Agent       string            // "pgsqlms" (default) or "pgbaton"
+	Agent       string            // "pgsqlms" (default), "pgbaton", or "none": plain streaming replication, of which Pacemaker knows nothing
 	AgentBinary string            // of pgbaton; default pgbaton-agent beside this program, or bin/ above it
 	Params      map[string]string // of the resource, over the defaults
 	Ops         map[string]Op     // start, stop, promote, demote, notify, monitor-promoted, monitor-unpromoted, reload-agent
@@ -134,8 +134,8 @@ func (o *Options) setDefaults() error {
 	if o.Agent == "" {
 		o.Agent = "pgsqlms"
 	}
-	if o.Agent != "pgsqlms" && o.Agent != "pgbaton" {
-		return fmt.Errorf("agent %q: expected pgsqlms or pgbaton", o.Agent)
+	if o.Agent != "pgsqlms" && o.Agent != "pgbaton" && o.Agent != "none" {
+		return fmt.Errorf("agent %q: expected pgsqlms, pgbaton or none", o.Agent)
 	}
 	if o.Token == 0 {
 		o.Token = time.Second
