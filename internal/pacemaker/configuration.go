@@ -24,6 +24,22 @@ func ReadConfiguration(ctx context.Context, r Runner) (Configuration, error) {
 	return Configuration{root}, nil
 }
 
+// PrimitiveText returns a primitive as it stands in the CIB, so that it can be put back.
+func PrimitiveText(ctx context.Context, r Runner, id string) (string, error) {
+	if strings.ContainsAny(id, `'"`) {
+		return "", fmt.Errorf("primitive %q: expected a name without quotes", id)
+	}
+	out, err := r.Run(ctx, "cibadmin", "--query", "--local", "--xpath", "//primitive[@id='"+id+"']")
+	if err != nil {
+		return "", fmt.Errorf("read the primitive %s: %w", id, err)
+	}
+	text := strings.TrimSpace(string(out))
+	if root, err := parseXML(out); err != nil || root.name() != "primitive" {
+		return "", fmt.Errorf("read the primitive %s: cibadmin's answer is <%s>: expected <primitive>", id, root.name())
+	}
+	return text, nil
+}
+
 // RoleConstraints is [RoleConstraints] for a configuration that was read before.
 func (c Configuration) RoleConstraints(resource string, now time.Time) []Constraint {
 	return roleConstraints(c.root, resource, now)

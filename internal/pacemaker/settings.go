@@ -184,6 +184,26 @@ func (c Configuration) Orders() []Order {
 // Names returns a resource, and the clones, groups and tags that mean it too.
 func (c Configuration) Names(resource string) []string { return resourceNames(c.root, resource) }
 
+// ParameterSet is the id of the set that holds the parameters of a primitive, "" if it has none.
+func (c Configuration) ParameterSet(primitive string) string {
+	for p := range c.root.all("primitive") {
+		if p.attr("id") == primitive {
+			return p.child("instance_attributes").attr("id")
+		}
+	}
+	return ""
+}
+
+// Has tells whether there is a resource of that name.
+func (c Configuration) Has(id string) bool {
+	for e := range c.root.all("primitive", "clone", "master", "group", "bundle", "template") {
+		if e.attr("id") == id {
+			return true
+		}
+	}
+	return false
+}
+
 // PermanentScores returns the nodes on which a promotion score of the resource stands for ever: the Perl agent's way,
 // which outlives the node's leaving.
 func (c Configuration) PermanentScores(resource string) []string {
