@@ -60,6 +60,8 @@ func (c completionCmd) Run(k *kong.Kong) error {
 	--to) COMPREPLY=($(compgen -W "$(%s)" -- "$cur")); return ;;
 	-o|--output) COMPREPLY=($(compgen -W "table wide json" -- "$cur")); return ;;
 	completion) COMPREPLY=($(compgen -W "bash zsh fish" -- "$cur")); return ;;
+	--tool) COMPREPLY=($(compgen -W "pcs crm" -- "$cur")); return ;;
+	--pgdata) COMPREPLY=($(compgen -d -- "$cur")); return ;;
 	esac
 	case $cmd in
 `, nodes)

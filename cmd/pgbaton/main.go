@@ -43,6 +43,7 @@ type cli struct {
 	Promote    promoteCmd    `cmd:"" help:"Promote a node although something is lost, when the agents promote nobody."`
 	Rejoin     rejoinCmd     `cmd:"" help:"Let this node back in, whose history is not the cluster's."`
 	Resume     resumeCmd     `cmd:"" help:"End a pause."`
+	Setup      setupCmd      `cmd:"" help:"Put a running PostgreSQL under pgbaton's care, or give it back."`
 	Status     statusCmd     `cmd:"" help:"Show who is what, what is wrong, and whether a handover is possible."`
 	Switchover switchoverCmd `cmd:"" help:"Hand the primary role to another node."`
 	Version    versionCmd    `cmd:"" help:"Show the version."`

@@ -34,8 +34,18 @@ type recorded struct {
 func (r *recorded) Run(ctx context.Context, argv ...string) ([]byte, error) {
 	name := map[string]string{"crm_mon": "crm_mon", "cibadmin": "cibadmin", "crm_node": "crm_node", "attrd_updater": "bulletins"}[argv[0]]
 	line := strings.Join(argv, " ")
-	if argv[0] == "attrd_updater" && strings.Contains(line, "pgbaton-view-") {
+	switch {
+	case argv[0] == "attrd_updater" && strings.Contains(line, "pgbaton-view-"):
 		name = "views"
+	case argv[0] == "cibadmin" && strings.Contains(line, "//primitive["):
+		name = "primitive"
+	case argv[0] == "crmadmin":
+		name = "crmadmin"
+	case strings.HasPrefix(line, "crm_resource --show-metadata "):
+		name = "metadata-" + line[strings.LastIndexByte(line, ':')+1:]
+		if _, err := os.Stat(filepath.Join(r.dir, name+".xml")); err != nil {
+			return nil, &pacemaker.RunError{Argv: argv, Status: 105}
+		}
 	}
 	if argv[0] == "attrd_updater" && strings.Contains(line, "pgbaton-history-") {
 		var b strings.Builder

@@ -36,11 +36,13 @@ type World struct {
 	// Journal is what this node's agent wrote down.
 	Journal func(resource string) []journal.Event
 	Root    string // where the resources of this node have their journals; "": journal.Root
+	// Servers are those that run on this node, whoever started them.
+	Servers func() ([]postgres.Server, error)
 }
 
 // ThisNode is the world of a node of a cluster.
 func ThisNode() World {
-	return World{Run: pacemaker.ExecRunner{}, Ask: askServer, Now: time.Now, Journal: readJournal}
+	return World{Run: pacemaker.ExecRunner{}, Ask: askServer, Now: time.Now, Journal: readJournal, Servers: postgres.FindServers}
 }
 
 // readJournal returns what can be read of it.
@@ -282,15 +284,30 @@ func ago(d time.Duration) string {
 
 // find chooses the resource: the one asked for, by the name of the primitive or of its clone, or the only one of the agent.
 func find(state pacemaker.ClusterState, asked string) (resource, clone string, err error) {
+	return findOf(state, agentName, asked)
+}
+
+// namesOf are the resources of an agent.
+func namesOf(state pacemaker.ClusterState, agent string) []string {
 	var names []string
-	clones := map[string]string{}
 	for _, in := range state.Instances {
-		if in.Agent == agentName && !slices.Contains(names, in.Resource) {
+		if in.Agent == agent && !slices.Contains(names, in.Resource) {
 			names = append(names, in.Resource)
-			clones[in.Resource] = in.Clone
 		}
 	}
 	slices.Sort(names)
+	return names
+}
+
+// findOf is find for any agent.
+func findOf(state pacemaker.ClusterState, agent, asked string) (resource, clone string, err error) {
+	names := namesOf(state, agent)
+	clones := map[string]string{}
+	for _, in := range state.Instances {
+		if in.Agent == agent {
+			clones[in.Resource] = in.Clone
+		}
+	}
 	if asked != "" {
 		for _, n := range names {
 			if n == asked || clones[n] == asked {
@@ -300,16 +317,16 @@ func find(state pacemaker.ClusterState, asked string) (resource, clone string, e
 		}
 		if len(names) != 1 || (names[0] != asked && clones[names[0]] != asked) {
 			if len(names) == 0 {
-				return "", "", fail(Refused, "there is no resource of %s in this cluster", agentName)
+				return "", "", fail(Refused, "there is no resource of %s in this cluster", agent)
 			}
-			return "", "", fail(Refused, "%q is no resource of %s in this cluster: there is %s%s", asked, agentName, strings.Join(names, ", "), didYouMean(asked, append(names, clones[names[0]])))
+			return "", "", fail(Refused, "%q is no resource of %s in this cluster: there is %s%s", asked, agent, strings.Join(names, ", "), didYouMean(asked, append(names, clones[names[0]])))
 		}
 	}
 	switch {
 	case len(names) == 0:
-		return "", "", fail(Refused, "there is no resource of %s in this cluster: see README.md, Configuration", agentName)
+		return "", "", fail(Refused, "there is no resource of %s in this cluster: see README.md, Configuration", agent)
 	case len(names) > 1:
-		return "", "", fail(Refused, "several resources of %s are in this cluster: choose one with -r: %s", agentName, strings.Join(names, ", "))
+		return "", "", fail(Refused, "several resources of %s are in this cluster: choose one with -r: %s", agent, strings.Join(names, ", "))
 	case clones[names[0]] == "":
 		return "", "", fail(Refused, "%s is not in a clone: it must be promotable (pcs resource promotable %s)", names[0], names[0])
 	}

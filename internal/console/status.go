@@ -225,7 +225,9 @@ func (s *Snapshot) problems() []Problem {
 		add(Warning, "", "pcs stonith create ..., then pcs property set stonith-enabled=true", "fencing is off: no node can know that a silent primary is gone")
 	}
 	by, paused := s.Paused()
-	if paused {
+	if way := s.Config.Meta(s.Clone, setupMeta); way != "" {
+		add(Warning, "", "wait for its end, or run it again: "+setupCommand(way), "a pgbaton setup is under way, or was cut short")
+	} else if paused {
 		add(Warning, "", resumeHow(s.State.MaintenanceMode), "%s: nothing is monitored, a failure is not acted upon", by)
 	}
 	if s.State.StopAllResources {

@@ -1,0 +1,218 @@
+package console
+
+import (
+	"context"
+	"strings"
+	"testing"
+
+	"github.com/pgbaton/pgbaton/internal/postgres"
+)
+
+// Ensure the plan of a takeover is shown with its reasons and commands, and that planning changes nothing.
+func TestTakeover(t *testing.T) {
+	w, r := replay(t, "paf")
+	s, err := w.Takeover(t.Context(), "", false, "pcs")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var b strings.Builder
+	s.Text(&b, Style{})
+	golden(t, "setup.from-paf", b.String())
+	if len(r.changes) > 0 {
+		t.Errorf("planning changed something: %q", r.changes)
+	}
+	for _, line := range strings.Split(b.String(), "\n") {
+		if n := len([]rune(line)); n > 80 && !strings.HasPrefix(line, "    $ ") {
+			t.Errorf("%d columns: %s", n, line)
+		}
+	}
+}
+
+// Ensure the parameters that the two agents take for something else, where they are not set, are set, and that those that
+// only one of them knows go.
+func TestTakeover_Parameters(t *testing.T) {
+	w, r := replay(t, "paf")
+	r.replace = map[string]string{
+		`<nvpair id="param-pghost" name="pghost" value="/var/run/postgresql"/>`: `<nvpair id="param-template" name="recovery_template" value="/x"/>`,
+		`<content type="string" default="/var/run/postgresql"/>`:                `<content type="string" default="/tmp"/>`,
+		`<content type="string" default="/var/run/postgresql" />`:               `<content type="string" default="/tmp" />`,
+	}
+	s, err := w.Takeover(t.Context(), "pgsql-ha", false, "pcs")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var b strings.Builder
+	s.Text(&b, Style{})
+	for _, want := range []string{`name="pghost" value="/tmp"`, `--allow-create`, `nvpair[@name='\''recovery_template'\'']`} {
+		if !strings.Contains(b.String(), want) {
+			t.Errorf("the plan has no %s:\n%s", want, b.String())
+		}
+	}
+}
+
+// Ensure a takeover is refused, with the reason, where the cluster is not what it should be.
+func TestTakeover_Refused(t *testing.T) {
+	for name, tt := range map[string]struct {
+		dir, asked string
+		back       bool
+		replace    map[string]string
+		code       ExitCode
+		want       string
+	}{
+		"not in such a cluster":          {dir: "healthy", code: Done, want: "pgsqld is ocf:pgbaton:postgresql already: nothing to do"},
+		"back already":                   {dir: "paf", back: true, code: Done, want: "pgsqld is ocf:heartbeat:pgsqlms already: nothing to do"},
+		"another name":                   {dir: "paf", asked: "pgsqlx", code: Refused, want: "did you mean pgsqld?"},
+		"no resource of either":          {dir: "paf", replace: map[string]string{"pgsqlms": "pgsql"}, code: Refused, want: "there is no resource of ocf:heartbeat:pgsqlms in this cluster"},
+		"maintenance":                    {dir: "paf", replace: map[string]string{`maintenance-mode="false"`: `maintenance-mode="true"`}, code: Refused, want: "the cluster is in maintenance mode: end it first"},
+		"a node that is down":            {dir: "paf", replace: map[string]string{`name="n3" id="3" online="true"`: `name="n3" id="3" online="false"`}, code: Refused, want: "n3 is offline"},
+		"a node in standby":              {dir: "paf", replace: map[string]string{`name="n2" id="2" online="true" standby="false"`: `name="n2" id="2" online="true" standby="true"`}, code: Refused, want: "n2 is standby"},
+		"a standby that does not stream": {dir: "paf", replace: map[string]string{`name="master-pgsqld" value="990"`: `name="master-pgsqld" value="-1000"`}, code: Refused, want: `the promotion score of the standby n3 is "-1000"`},
+		"two primaries":                  {dir: "paf", replace: map[string]string{`role="Unpromoted"`: `role="Promoted"`}, code: Refused, want: "are primary"},
+		"another setup":                  {dir: "paf", replace: map[string]string{`name="notify"`: `name="pgbaton-setup"`, `id="meta-notify" name="pgbaton-setup" value="true"`: `id="meta-notify" name="pgbaton-setup" value="new,n1"`}, code: Refused, want: "another setup of pgsql-ha is under way"},
+	} {
+		w, r := replay(t, tt.dir)
+		r.replace = tt.replace
+		_, err := w.Takeover(t.Context(), tt.asked, tt.back, "")
+		if CodeOf(err) != tt.code || err == nil || !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("%s: got %v (exit code %d), want %q (%d)", name, err, CodeOf(err), tt.want, tt.code)
+		}
+		if len(r.changes) > 0 {
+			t.Errorf("%s: changed %q", name, r.changes)
+		}
+	}
+}
+
+// Ensure a setup that was cut short is gone on with, also where Pacemaker does not know who runs what.
+func TestTakeover_GoesOn(t *testing.T) {
+	w, r := replay(t, "paf")
+	r.replace = map[string]string{
+		`id="meta-notify" name="notify" value="true"`: `id="meta-notify" name="pgbaton-setup" value="from-paf,n1,n2,n3"`,
+		`maintenance-mode="false"`:                    `maintenance-mode="true"`,
+		`active="true"`:                               `active="false"`,
+	}
+	s, err := w.Takeover(t.Context(), "", false, "pcs")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s.primary != "n1" || strings.Join(s.members, " ") != "n1 n2 n3" {
+		t.Errorf("got primary %s of %q", s.primary, s.members)
+	}
+	var b strings.Builder
+	s.Text(&b, Style{})
+	if !strings.Contains(b.String(), "was cut short here") {
+		t.Errorf("it does not say that it goes on:\n%s", b.String())
+	}
+}
+
+// plainCluster is one that knows nothing of the server that runs on n1, the primary of the two others.
+func plainCluster(t *testing.T) (World, *recorded) {
+	w, r := replay(t, "paf")
+	r.replace = map[string]string{"ocf:heartbeat:pgsqlms": "ocf:heartbeat:other", "pgsqld": "otherd", "pgsql-ha": "other-ha", "pgsql-vip": "other-vip"}
+	w.Servers = func() ([]postgres.Server, error) {
+		return []postgres.Server{{PID: 1, BinDir: "/usr/lib/postgresql/15/bin", DataDir: "/var/lib/postgresql/15/main", ConfigDir: "/etc/postgresql/15/main", Owner: "postgres", Port: 5432, SocketDir: "/var/run/postgresql"}}, nil
+	}
+	w.Ask = func(context.Context, map[string]string) (postgres.Overview, error) {
+		return postgres.Overview{Primary: true, Standbys: []postgres.StandbyOverview{{Name: "n2", State: "streaming"}, {Name: "n3", State: "streaming"}}}, nil
+	}
+	return w, r
+}
+
+// Ensure the plan of a new cluster is the README's configuration, in the words of either tool.
+func TestNew(t *testing.T) {
+	for _, tool := range []string{"pcs", "crm"} {
+		w, r := plainCluster(t)
+		s, err := w.New(t.Context(), Wanted{Name: "pgsqld", Clone: "pgsql-ha", VIP: "10.77.0.20/24", Tool: tool})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var b strings.Builder
+		s.Text(&b, Style{})
+		golden(t, "setup.new-"+tool, b.String())
+		if len(r.changes) > 0 {
+			t.Errorf("planning changed something: %q", r.changes)
+		}
+	}
+}
+
+// Ensure a new cluster is refused, with the reason, where something is missing.
+func TestNew_Refused(t *testing.T) {
+	want := Wanted{Name: "pgsqld", Clone: "pgsql-ha", Tool: "pcs"}
+	for name, tt := range map[string]struct {
+		change func(w *World, r *recorded, want *Wanted)
+		code   ExitCode
+		want   string
+	}{
+		"no server": {func(w *World, _ *recorded, _ *Wanted) {
+			w.Servers = func() ([]postgres.Server, error) { return nil, nil }
+		}, Refused, "no PostgreSQL runs on this node"},
+		"two servers": {func(w *World, _ *recorded, _ *Wanted) {
+			w.Servers = func() ([]postgres.Server, error) { return []postgres.Server{{ConfigDir: "/a"}, {ConfigDir: "/b"}}, nil }
+		}, Refused, "choose one with --pgdata: /a, /b"},
+		"another place": {func(_ *World, _ *recorded, want *Wanted) { want.PGData = "/c" }, Refused, "no server runs here on /c: there is /etc/postgresql/15/main"},
+		"a standby": {func(w *World, _ *recorded, _ *Wanted) {
+			w.Ask = func(context.Context, map[string]string) (postgres.Overview, error) { return postgres.Overview{}, nil }
+		}, Refused, "run this on the node of the primary"},
+		"a node without a standby": {func(w *World, _ *recorded, _ *Wanted) {
+			w.Ask = func(context.Context, map[string]string) (postgres.Overview, error) {
+				return postgres.Overview{Primary: true, Standbys: []postgres.StandbyOverview{{Name: "n2", State: "catchup"}}}, nil
+			}
+		}, Refused, "the standby of n2 does not stream (catchup): wait until it has caught up; no standby with application_name=n3"},
+		"a wrong address":          {func(_ *World, _ *recorded, want *Wanted) { want.VIP = "10.77.0.10" }, Usage, "expected an address with its prefix"},
+		"an address that is taken": {func(_ *World, _ *recorded, want *Wanted) { want.VIP = "10.77.0.10/24" }, Refused, "other-vip has the address 10.77.0.10 already"},
+		"no fencing": {func(_ *World, r *recorded, _ *Wanted) {
+			r.replace[`stonith-enabled="true"`] = `stonith-enabled="false"`
+		}, Refused, "fencing is not configured"},
+		"a name that is taken": {func(_ *World, _ *recorded, want *Wanted) { want.Clone = "other-ha" }, Refused, "the configuration has a resource other-ha"},
+		"the Perl agent":       {func(_ *World, r *recorded, _ *Wanted) { clear(r.replace) }, Refused, "pgbaton setup --from-paf takes it over"},
+	} {
+		w, r := plainCluster(t)
+		wanted := want
+		tt.change(&w, r, &wanted)
+		_, err := w.New(t.Context(), wanted)
+		if CodeOf(err) != tt.code || err == nil || !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("%s: got %v (exit code %d), want %q (%d)", name, err, CodeOf(err), tt.want, tt.code)
+		}
+		if len(r.changes) > 0 {
+			t.Errorf("%s: changed %q", name, r.changes)
+		}
+	}
+}
+
+// Ensure a step that goes wrong is taken back where that is possible, said where it does not matter, and otherwise ends it with
+// the word that PostgreSQL serves on.
+func TestSetup_Apply(t *testing.T) {
+	bad := func(context.Context) error { return wrong("nothing runs") }
+	for name, tt := range map[string]struct {
+		step setupStep
+		undo error
+		code ExitCode
+		want string
+	}{
+		"good":                   {setupStep{}, nil, Done, ""},
+		"reversible":             {setupStep{reversible: true, wait: bad}, nil, RolledBack, "nothing runs: everything is as it was before"},
+		"reversible, in vain":    {setupStep{reversible: true, wait: bad}, wrong("nor that"), Attention, "it could not be taken back: nor that. PostgreSQL was not touched and serves on. The same command goes on from here"},
+		"not reversible":         {setupStep{wait: bad}, nil, Attention, "step 1, look: nothing runs. PostgreSQL was not touched"},
+		"of no great importance": {setupStep{optional: true, wait: bad}, nil, Done, ""},
+	} {
+		w, _ := replay(t, "paf")
+		tt.step.title = "look"
+		undone, last := false, false
+		s := &Setup{Snapshot: &Snapshot{}, world: w, undo: func(context.Context) error { undone = true; return tt.undo }}
+		s.steps = []setupStep{tt.step, {title: "last", wait: func(context.Context) error { last = true; return nil }}}
+		err := s.Apply(t.Context(), func(string) {})
+		if CodeOf(err) != tt.code || tt.want != "" && !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("%s: got %v (exit code %d), want %q (%d)", name, err, CodeOf(err), tt.want, tt.code)
+		}
+		if undone != tt.step.reversible || last != (tt.code == Done) {
+			t.Errorf("%s: taken back: %v, came to the last step: %v", name, undone, last)
+		}
+	}
+	// Who interrupts it wants it to stop, and can go on.
+	w, _ := replay(t, "paf")
+	ctx, cancel := context.WithCancel(t.Context())
+	s := &Setup{Snapshot: &Snapshot{}, world: w, undo: func(context.Context) error { t.Error("taken back"); return nil }}
+	s.steps = []setupStep{{reversible: true, wait: func(ctx context.Context) error { cancel(); return s.await(ctx, func() error { return errNotHere }) }}}
+	if err := s.Apply(ctx, func(string) {}); CodeOf(err) != Attention || !strings.Contains(err.Error(), "interrupted") {
+		t.Errorf("interrupted: got %v", err)
+	}
+}
