@@ -99,10 +99,15 @@ func testCluster(t *testing.T, name string, o lab.Options) *cluster {
 		t.Fatal(err)
 	}
 	t.Logf("%6.1f s  built the agent, with and without faults", time.Since(began).Seconds())
-	o.Agent, o.AgentBinary, o.Lifeline, o.Replace, o.Log = "pgbaton", plain, true, true, t.Output()
 	if o.Files == nil {
 		o.Files = map[string]string{}
 	}
+	if o.Agent == "" {
+		o.Agent, o.AgentBinary = "pgbaton", plain
+	} else {
+		o.Files[agentInNode] = plain // installed, and not in charge
+	}
+	o.Lifeline, o.Replace, o.Log = true, true, t.Output()
 	o.Files[plainAgent], o.Files[faultyAgent] = plain, faulty
 	if o.AutoReturn == 0 {
 		o.AutoReturn = 2 * time.Second

@@ -53,7 +53,7 @@ second='^(TestRollBack|TestHandoverWhile|TestQuorum|TestVersions|TestOCFTester|T
 
 # Left to make soak, said aloud: long, or not run to their end on the last state (TestTwins, TestRewindKilled and
 # TestHistoryMissing have failed).
-later=${PGBATON_E2E_LATER-'^(TestNetwork|TestTwins|TestKill|TestConsole_Killed|TestConsole_Check|TestColdStart|TestRewindKilled|TestHistoryMissing)$'}
+later=${PGBATON_E2E_LATER-'^(TestNetwork|TestTwins|TestKill|TestConsole_Killed|TestSetup_Killed|TestConsole_Check|TestColdStart|TestRewindKilled|TestHistoryMissing)$'}
 
 # make soak sets another limit, and what more to test: see scripts/soak.sh.
 e2e_limit=${PGBATON_E2E_TIMEOUT:-25m}
