@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"slices"
@@ -231,12 +232,29 @@ func diskFull(s *scenario) {
 	s.stage("%s is primary", now)
 	s.onlyFenced()
 	s.logged(s.old, `leaving the role to others`)
-	fork := s.fork(now, s.timeline(now), was)
-	s.missing(now, began, int64(s.lastRecord(s.old, was, fork).end-fork))
+	fork, only := s.fork(now, s.timeline(now), was), 0
+	i := slices.IndexFunc(s.journal(now, began), func(e event) bool { return e.Action == "promote" && e.Outcome == "done" })
+	if i < 0 {
+		s.t.Fatalf("the journal of %s has no promotion", now)
+	}
+	said := s.journal(now, began)[i].Details
+	if said["result"] != "equal: nothing lost" {
+		only = s.commitsAfter(s.old, was, fork)
+	}
 	s.must(os.Remove(filler))
 	s.run(now, "crm_resource", "--cleanup", "-r", lab.Resource, "-N", s.old)
 	s.returned(s.old, now)
-	s.takenOver(now, was, "full", 0)
+	r := s.load.Stop()
+	s.load = nil
+	s.t.Logf("%d rows acknowledged, %d lost; %s says %v", r.Acknowledged, r.Lost, now, said)
+	if r.CheckError != "" || r.Lost > only {
+		s.t.Errorf("%d rows are lost, %d were committed in WAL that %s did not have (%s)", r.Lost, only, now, r.CheckError)
+	}
+	for _, o := range r.Overlaps {
+		s.t.Errorf("two writable nodes: %+v", o)
+	}
+	s.outage(r, "full", 30*time.Second)
+	s.primaryIs(now)
 }
 
 // notRestarted checks that nothing was done about a primary.
@@ -277,20 +295,20 @@ func (s *scenario) takeConnections() (release func()) {
 	n, err := strconv.Atoi(s.sql(s.old, "SELECT current_setting('max_connections')::int"))
 	s.must(err)
 	var wg sync.WaitGroup
+	var inputs []io.Closer
 	for range n {
-		cmd, err := s.lab.CommandAs(s.ctx, s.old, "postgres", s.lab.Bindir+"/psql", "-Xq", "-h", "/var/run/postgresql", "-d", "postgres", "-c", "SELECT pg_sleep(300)")
+		// Idle: a backend that sleeps would not notice that its client is gone.
+		cmd, err := s.lab.CommandAs(s.ctx, s.old, "postgres", s.lab.Bindir+"/psql", "-Xq", "-h", "/var/run/postgresql", "-d", "postgres")
+		s.must(err)
+		in, err := cmd.StdinPipe()
 		s.must(err)
 		s.must(cmd.Start())
+		inputs = append(inputs, in)
 		wg.Go(func() { cmd.Wait() })
 	}
 	release = sync.OnceFunc(func() {
-		procs, err := s.lab.Processes(s.old)
-		if err == nil { // or the node is off, and they are gone
-			for _, p := range procs {
-				if p.Name == "psql" && strings.Contains(p.Args, "pg_sleep(300)") {
-					s.lab.Signal(syscall.SIGKILL, p.PID)
-				}
-			}
+		for _, in := range inputs {
+			in.Close()
 		}
 		wg.Wait()
 	})

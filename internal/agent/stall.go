@@ -43,13 +43,13 @@ func (a *Agent) commits(ctx context.Context, sess *postgres.Session, connErr err
 	if found == nil && a.vol.Stall == nil {
 		return slow
 	}
-	if a.vol.Stall != nil && found == nil {
+	if found == nil && a.vol.Stall.Last.After(a.vol.Stall.Since) {
 		a.log.Info("commits end again", "were", a.vol.Stall)
 	}
 	a.vol.Stall = a.vol.Stall.Add(found)
 	a.saveVolatile()
-	if a.vol.Stall == nil {
-		return slow
+	if a.vol.Stall == nil || !a.vol.Stall.Last.After(a.vol.Stall.Since) {
+		return slow // a process was seen to wait for its disk, as processes do
 	}
 	return a.vol.Stall.String()
 }
