@@ -181,7 +181,9 @@ func standbyStopped(s *scenario) {
 	}
 }
 
-// sentinelStopped leaves a crash to the monitor, which is a failed action then.
+// sentinelStopped leaves a crash to the monitor, which is a failed action then, and Pacemaker recovers the instance.
+//
+// Trap 36: its stop keeps the score, and the role stays where it was.
 func sentinelStopped(s *scenario) {
 	procs, err := s.lab.Processes(s.old)
 	s.must(err)
@@ -201,6 +203,9 @@ func sentinelStopped(s *scenario) {
 	now := s.newPrimary(was, "")
 	s.must(s.load.AwaitAck(s.within(roleLimit)))
 	s.stage("%s is primary", now)
+	if now != s.old {
+		s.t.Errorf("%s is primary, expected %s, which Pacemaker recovered", now, s.old)
+	}
 	s.must(s.lab.Signal(syscall.SIGCONT, stopped))
 	s.forksAtTheEnd(now, was)
 	s.streaming()

@@ -148,3 +148,32 @@ func TestFailuresPage(t *testing.T) {
 		}
 	}
 }
+
+// Ensure no action of the agent ever ends with exit code 6, which stops the whole clone on every node.
+//
+// Trap 24: exit code 6 is never returned.
+func TestTraps_NotConfigured(t *testing.T) {
+	seen := 0
+	err := filepath.WalkDir("../internal", func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() || !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") || filepath.Base(path) == "exitcode.go" {
+			return err
+		}
+		b, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		if strings.Contains(string(b), "ocf.Err") {
+			seen++
+		}
+		if strings.Contains(string(b), "ErrConfigured") {
+			t.Errorf("%s uses ErrConfigured", path)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if seen == 0 {
+		t.Error("no source that uses an exit code was found: this shows nothing")
+	}
+}
