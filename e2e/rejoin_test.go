@@ -516,6 +516,9 @@ func (s *scenario) handoverTo(node string) {
 	s.t.Helper()
 	from := s.promoted("")
 	was := s.timeline(from)
+	// A parameter that was changed while it ran has taken the place of its promotion in Pacemaker's history: a plan that is
+	// dropped just now, for a cleanup that is still under way, would make Pacemaker forget who is promoted.
+	s.must(s.lab.WaitIdle(s.within(healLimit)))
 	s.move(node)
 	s.newPrimary(was, node)
 	s.proven(from, was, node)

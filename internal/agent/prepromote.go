@@ -169,10 +169,11 @@ func (a *Agent) ordered(ctx context.Context, challenge baton.Challenge, heard []
 	return v, order
 }
 
-// provenSoFar reports whether nothing but answers can be missing: this node has what the note names, if there is one.
+// provenSoFar reports whether nothing but answers can be missing: this node has what the note names, if there is one; and
+// if there is none, it has not left in between, which needs more than answers.
 func (a *Agent) provenSoFar(ctx context.Context, note *baton.Note, sess *postgres.Session) bool {
 	if note == nil {
-		return true
+		return a.state.Left == nil
 	}
 	self, err := a.candidate(ctx, sess, note, false)
 	return err == nil && baton.Proof(*note, self) == nil

@@ -23,7 +23,7 @@ func (a *Agent) stop(ctx context.Context) error {
 		return ocf.Errorf(ocf.ErrGeneric, "%w: end it by hand", foreign)
 	}
 	if f.role == standby {
-		a.leave(f)
+		a.leave()
 	}
 	// A pg_control that cannot be read does not make the server any less alive.
 	if f.postmaster.PID != 0 && (lookErr != nil || f.role == primary || f.role == standby || f.role == ambiguousUp) {
@@ -82,15 +82,15 @@ func (a *Agent) afterStop(ctx context.Context, f facts) {
 
 // leave writes down that this standby goes while a primary runs, as far as it knows. Where the primary has ended, its note
 // says what there is to have.
-func (a *Agent) leave(f facts) {
+func (a *Agent) leave() {
 	know := baton.Knowledge{Note: a.state.Note, Claims: a.state.Claims}
 	if _, err := know.Usable(""); err == nil || !a.vol.Live || a.state.Left != nil {
 		return
 	}
 	left := &baton.Left{Primary: "another node"}
 	for _, c := range a.state.Claims {
-		// It may not have heard yet that the claim of the timeline that it follows took effect.
-		if c.State == baton.Effective || (c.Open() && c.Timeline == f.control.MinRecoveryTimeline) {
+		// It may not have heard yet that somebody's claim took effect.
+		if c.State == baton.Effective || (c.Open() && c.Node != a.inv.Node) {
 			left.Primary, left.Timeline = c.Node, c.Timeline
 		}
 	}
