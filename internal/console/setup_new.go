@@ -208,7 +208,7 @@ func (s *Setup) planNew(server *postgres.Server, address, prefix string) {
 		s.intro = append(s.intro, "A setup was cut short here: this goes on from there.")
 	}
 	s.outro = []string{
-		"Then, on every node: keep systemd from starting PostgreSQL (systemctl disable postgresql), and run pgbaton check, which says what else is to be done. See what there is: pgbaton status.",
+		"Then, on every node: keep the system from starting PostgreSQL (systemctl disable postgresql; with Debian's tools also start.conf), and run pgbaton check, which says what else is to be done. See what there is: pgbaton status.",
 	}
 	if s.goingOn {
 		for _, a := range s.Config.Addresses() { // one of them may have been made by it
