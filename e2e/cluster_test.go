@@ -431,6 +431,8 @@ func (s *scenario) faults(node string) faults {
 func (s *scenario) pause(node, point string, change, meanwhile func()) {
 	s.t.Helper()
 	f := s.faults(node)
+	_, err := f.remove("paused") // of a pause before
+	s.must(err)
 	s.must(f.plant("pause", point))
 	defer f.remove("pause")
 	change()
