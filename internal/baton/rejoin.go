@@ -203,7 +203,7 @@ func (l Line) Parts(c Candidate) (pgdisk.TimelineID, pgdisk.LSN, bool) {
 		if !ok && e.Timeline == l.Timeline {
 			sw, ok = e.Switch, true
 		}
-		if fork, known := l.forkOf(e.Timeline); known && n > 0 && fork != own[n-1] {
+		if fork, known := l.forkOf(e.Timeline); known && n > 0 && (fork.Timeline != own[n-1].Timeline || fork.Switch != own[n-1].Switch) {
 			ok = false // only the number is the same
 		}
 		if crc := l.First[e.Timeline]; e.Timeline == c.Position.Timeline && crc != 0 && c.Identity != 0 && crc != c.Identity {

@@ -217,7 +217,7 @@ func TestLine_Parts(t *testing.T) {
 	e := func(t pgdisk.TimelineID, at pgdisk.LSN) pgdisk.HistoryEntry {
 		return pgdisk.HistoryEntry{Timeline: t, Switch: at}
 	}
-	to3 := pgdisk.History{e(1, 0x1000), e(2, 0x3000)}
+	to3 := pgdisk.History{e(1, 0x1000), {Timeline: 2, Switch: 0x3000, Reason: "no recovery target specified"}}
 	to4 := append(to3[:2:2], e(3, 0x4000))
 	line, _ := baton.LineOf(lineClaims)
 	for name, tt := range map[string]struct {

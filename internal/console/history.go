@@ -418,8 +418,8 @@ func (c Change) text(w io.Writer, y Style) {
 	}
 	fmt.Fprintf(w, "  %s  %s: %s\n", c.Began.Local().Format("15:04:05"), c.Title(), end)
 	line := func(label, text string) {
-		if text != "" {
-			indented(w, fmt.Sprintf("            %-8s", label), 20, text)
+		for n, part := range wrap(text, 78-20) {
+			fmt.Fprintf(w, "            %-8s%s\n", map[bool]string{true: label}[n == 0], part)
 		}
 	}
 	for n, why := range c.Why {
