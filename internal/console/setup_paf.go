@@ -299,7 +299,7 @@ func (s *Setup) dropTransient() setupStep {
 		for _, name := range []string{pacemaker.ScoreAttribute(s.Resource), "pgbaton-status-" + s.Resource} {
 			step.commands = append(step.commands, []string{"attrd_updater", "--node", n.Name, "--name", name, "--delete"})
 		}
-		for _, name := range []string{baton.BulletinAttribute(s.Resource), view.Attribute(s.Resource), baton.OrderAttribute(s.Resource)} {
+		for _, name := range []string{baton.BulletinAttribute(s.Resource), view.Attribute(s.Resource), view.HistoryAttribute(s.Resource), baton.OrderAttribute(s.Resource)} {
 			step.commands = append(step.commands, []string{"attrd_updater", "--private", "--node", n.Name, "--name", name, "--delete"})
 		}
 		if s.hasPermanent(n.Name, baton.ClaimAttribute(s.Resource)) {
