@@ -261,7 +261,11 @@ func tasksNobody(t *testing.T, c *cluster, all []block) {
 	k := s.tasks("When nobody is promoted", all)
 	nobody := func() {
 		t.Helper()
-		s.pause(s.old, atStop, func() { s.standby(s.old, true) }, func() { s.cutStandby(s.others...) })
+		s.pause(s.old, atStop, func() { s.standby(s.old, true) }, func() {
+			// The page's n2 is to lack the least: it is cut off last.
+			s.cutStandby(s.others[1])
+			s.cutStandby(s.others[0])
+		})
 		for _, n := range s.others {
 			s.refused(n)
 		}
