@@ -259,6 +259,8 @@ func (l *Lab) Leftovers() ([]string, error) {
 // Down ends the lab: nothing of it runs or is mounted afterwards, which is checked,
 // and its directory is removed. A lab whose supervisor is gone is cleaned up too.
 func (l *Lab) Down(ctx context.Context) error {
+	now := time.Now()
+	_ = os.Chtimes(l.Dir, now, now) // a sweep leaves a young one alone: this one is being taken down already
 	if err := l.Kill(ctx); err != nil {
 		return err
 	}
@@ -384,7 +386,7 @@ func Sweep(prefix string) error {
 	}
 	for _, d := range dirs {
 		l := &Lab{Options: Options{Name: filepath.Base(d), Dir: d}}
-		// Not one that another test is building, which has no supervisor yet.
+		// Not one that another test is building, or taking down, which has no supervisor.
 		fi, err := os.Stat(d)
 		if err != nil || l.supervisor() != 0 || time.Since(fi.ModTime()) < time.Minute {
 			continue
