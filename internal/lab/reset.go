@@ -253,6 +253,9 @@ func (l *Lab) Rebuild(ctx context.Context, node string) error {
 	if err := l.WaitIdle(ctx); err != nil {
 		return err
 	}
+	if _, err := l.WaitPromoted(ctx, ""); err != nil {
+		return err
+	}
 	if err := l.replaceData(ctx, node); err != nil {
 		return fmt.Errorf("make %s anew: %w", node, err)
 	}
