@@ -314,7 +314,18 @@ func keepDump(ctx context.Context, l *lab.Lab) (string, error) {
 // status shows how the cluster is afterwards, with the operator's command.
 func (d *demo) status(ctx context.Context) {
 	d.out.title("The cluster afterwards", "pgbaton status")
-	out, errout, exit, err := d.Exec(ctx, d.Names[0], "pgbaton", "status")
+	// A node says how its server stands when its monitor has looked at it again: a standby that has just come back to the
+	// primary is one that does not stream until then.
+	looked, cancel := context.WithTimeout(ctx, 20*time.Second)
+	defer cancel()
+	var out, errout string
+	var exit int
+	err := lab.Poll(looked, time.Second, func() (err error) {
+		if out, errout, exit, err = d.Exec(ctx, d.Names[0], "pgbaton", "status"); err == nil && exit == 1 {
+			return lab.NotYet("it shows something for a person to do")
+		}
+		return err
+	})
 	for line := range strings.Lines(out) {
 		d.out.plain(strings.TrimRight(line, "\n"))
 	}
