@@ -241,6 +241,14 @@ func testPower(t *testing.T, l *lab.Lab) {
 
 func testReset(t *testing.T, l *lab.Lab) {
 	ctx := within(t, 120*time.Second)
+	t.Cleanup(func() {
+		if t.Failed() {
+			l.Dump(context.WithoutCancel(ctx), t.Output())
+		}
+	})
+	// What n2 needs is a power-off, and the Perl agent survives none before the new primary's first monitor.
+	must(t, waitScore(ctx, l, "n1"))
+	must(t, waitScore(ctx, l, "n3"))
 	if err := l.Healthy(ctx); err == nil {
 		t.Error("a lab with a constraint counts as healthy")
 	}
