@@ -250,7 +250,7 @@ func TestPromotedByHandInMaintenance(t *testing.T) {
 	s.run(to, "crm_attribute", "-n", "maintenance-mode", "-D")
 	s.stage("%s was promoted by hand instead of %s, and the cluster looked again", to, s.old)
 	_, err := s.logs.Await(s.within(healLimit), 0, "a claim", func(l follow.Line) bool {
-		return l.Node == to && strings.Contains(l.Msg, "promoted by hand: its timeline is claimed")
+		return l.Node == to && strings.Contains(l.Msg, "its timeline is claimed now")
 	})
 	s.must(err)
 	s.promoted(to)
