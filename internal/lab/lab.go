@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -285,7 +286,7 @@ func (l *Lab) Kill(ctx context.Context) error {
 		l.thaw(n)
 	}
 	var left []string
-	for {
+	for began := time.Now(); ; {
 		var err error
 		gone := l.supervisor() == 0
 		left, err = l.Leftovers()
@@ -297,6 +298,15 @@ func (l *Lab) Kill(ctx context.Context) error {
 		}
 		if gone && len(left) == 0 {
 			return nil
+		}
+		if gone && time.Since(began) > 2*time.Second {
+			// A thread of the supervisor that the kernel does not let go yet (a disk, a namespace that is being taken apart)
+			// keeps what it started alive.
+			for _, p := range left {
+				if pid, err := strconv.Atoi(strings.Fields(p)[0]); err == nil {
+					_ = syscall.Kill(pid, syscall.SIGKILL)
+				}
+			}
 		}
 		select {
 		case <-ctx.Done():
