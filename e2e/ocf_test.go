@@ -25,7 +25,7 @@ func TestOCFTester(t *testing.T) {
 			}
 			r := b.exec(nil, append(argv, boxAgent)...)
 			if r.code != 0 || !strings.Contains(r.stdout, "passed all tests") || strings.Contains(r.stdout, "* rc=") || r.stderr != "" {
-				t.Errorf("exit code %d\n%s%s\nserver: %s", r.code, r.stdout, r.stderr, in.serverLog())
+				t.Errorf("exit code %d\n%s%s\nserver: %s\nagent: %s", r.code, r.stdout, r.stderr, in.serverLog(), in.agentLog())
 			}
 			// It ran what it is for: a life with promotions, not only the meta-data.
 			if n := strings.Count(in.serverLog(), "selected new timeline ID"); n < 3 {
