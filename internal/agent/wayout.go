@@ -1,0 +1,108 @@
+package agent
+
+import (
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/pgbaton/pgbaton/internal/baton"
+	"github.com/pgbaton/pgbaton/internal/postgres"
+)
+
+// outStatus is the sentence for crm_mon -A, with the commands that end it.
+func (a *Agent) outStatus() string {
+	o := a.vol.Out
+	doing, _ := a.doing()
+	switch {
+	case o.Rejoin == baton.Await:
+		return "kept out: " + o.Reason + "; if it is not settled by itself, and what this node has is what counts: " + commands([]string{"pgbaton", "promote", "--accept-data-loss", a.inv.Node})
+	case o.Rejoin == baton.Rewind && (a.params.RewindConninfo != "" || a.rejoining()): // or by pgbaton rejoin
+		return "diverged: " + o.Reason + "; " + or(doing, "about to be rewound")
+	case o.Rejoin == baton.Rewind && a.rewinding():
+		return "diverged: " + o.Reason + "; a rewind was cut short and rewind_conninfo is not set any more: set it again: " + a.rewindCommand() + a.orByHand()
+	case o.Rejoin == baton.Rewind:
+		return "diverged: " + o.Reason + "; to have it rewound: " + a.rewindCommand() + a.orByHand()
+	}
+	return "diverged: " + o.Reason + "; pg_rewind is no help, it must be made anew, as root on " + a.inv.Node + ": " + a.cloneCommands()
+}
+
+// orByHand are the other ways out of where a rewind is possible, behind the first one.
+func (a *Agent) orByHand() string {
+	return " # or this once, as root on " + a.inv.Node + ": " + commands([]string{"pgbaton", "rejoin"}) + " # or to make it anew there: " + a.cloneCommands()
+}
+
+func (a *Agent) rewindCommand() string {
+	return commands([]string{"crm_resource", "-r", a.inv.Resource, "-p", "rewind_conninfo", "-v", a.conninfoForRewind()})
+}
+
+// cloneCommands make the instance anew. What is the node's own in the data directory survives in a directory beside the
+// agent's state.
+func (a *Agent) cloneCommands() string {
+	aside := filepath.Join(a.store.Dir, "own-configuration")
+	var own []string
+	if files, err := a.ownFiles(); err == nil {
+		for _, f := range files {
+			own = append(own, f.name)
+		}
+	}
+	tar := append([]string{"tar", "-C", a.pg.DataDir, "-cf", aside + ".tar"}, own...)
+	list := [][]string{{"crm_resource", "--ban", "-r", a.inv.Resource, "-N", a.inv.Node}, {"crm_resource", "--wait"}}
+	if len(own) > 0 {
+		list = append(list, tar)
+	}
+	list = append(
+		list,
+		[]string{"find", a.pg.DataDir, "-mindepth", "1", "-delete"},
+		[]string{"runuser", "-u", a.pg.Owner.Name, "--", filepath.Join(a.pg.BinDir, "pg_basebackup"), "-D", a.pg.DataDir, "-d", a.source(), "-X", "stream", "-c", "fast"},
+	)
+	if len(own) > 0 {
+		list = append(list, []string{"tar", "-C", a.pg.DataDir, "-xpf", aside + ".tar"})
+	}
+	if a.rewinding() {
+		list = append(list, []string{"rm", a.store.RewindPath()})
+	}
+	return commands(append(list, []string{"crm_resource", "--clear", "-r", a.inv.Resource, "-N", a.inv.Node})...)
+}
+
+// source is how the standby reaches the primary, without its password.
+func (a *Agent) source() string {
+	rest, _ := postgres.SplitPassword(a.pg.Settings()["primary_conninfo"])
+	return rest
+}
+
+// conninfoForRewind reaches the primary as the standby does, without a password.
+func (a *Agent) conninfoForRewind() string {
+	rest, _ := postgres.SplitPassword(a.source(), [2]string{"dbname", "postgres"})
+	return strings.Join(slices.DeleteFunc(strings.Split(rest, " "), func(s string) bool { return strings.HasPrefix(s, "application_name=") }), " ")
+}
+
+// commands joins command lines so that a person, or pgbaton status, can tell where each begins. What is said between two
+// stands behind a #, so that a line can be copied as it is.
+func commands(lines ...[]string) string {
+	var b strings.Builder
+	for _, words := range lines {
+		b.WriteString(" $")
+		for _, w := range words {
+			b.WriteString(" " + shellQuote(w))
+		}
+	}
+	return strings.TrimSpace(b.String())
+}
+
+// plainWord needs no quotes in a shell.
+var plainWord = regexp.MustCompile(`^[A-Za-z0-9_@%+=:,./-]+$`)
+
+func shellQuote(s string) string {
+	if plainWord.MatchString(s) {
+		return s
+	}
+	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
+}
+
+func or(a, b string) string {
+	if a == "" {
+		return b
+	}
+	return a
+}
