@@ -203,14 +203,11 @@ func (a *Agent) bringBack(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, lingerLimit) // actions wait for the lock
 	defer cancel()
-	release, err := a.flock(ctx, "action.lock")
+	release, err := a.hold(ctx)
 	if err != nil {
 		return err
 	}
 	defer release()
-	if err := a.reload(); err != nil {
-		return err
-	}
 	started, err := a.unpark(ctx)
 	if started && err == nil {
 		a.log.Info("the old primary is back as a standby")

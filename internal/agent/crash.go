@@ -21,17 +21,14 @@ import (
 // not start again leaves the role to the others. It reports whether the server died once more.
 func (a *Agent) mourn(ctx context.Context, pm postgres.Postmaster, revivals *[]time.Time) (again bool, err error) {
 	noticed := a.clock.Now()
-	release, err := a.flock(ctx, "action.lock")
+	release, err := a.hold(ctx)
 	if err != nil {
 		return false, err
 	}
-	defer func() { release() }()
+	defer release()
 	// Actions wait for the lock: what hangs must not hold them up for ever.
 	locked, cancel := context.WithTimeout(ctx, lockedFor)
 	defer cancel()
-	if err := a.reload(); err != nil {
-		return false, err
-	}
 	if _, err := a.pg.Postmaster(); !errors.Is(err, postgres.ErrNotRunning) {
 		return false, nil // somebody has started it again
 	}
@@ -62,16 +59,15 @@ func (a *Agent) mourn(ctx context.Context, pm postgres.Postmaster, revivals *[]t
 	case held != pacemaker.RolePromoted:
 		return false, nil // Pacemaker has other plans with what was a primary
 	case gone:
-		return false, a.leaveRole(ctx, noticed, fmt.Sprintf("%s is gone", a.pg.DataDir), true, &release)
+		return false, a.leaveRole(ctx, noticed, fmt.Sprintf("%s is gone", a.pg.DataDir), true, release)
 	case !a.mayRevive(revivals):
-		return false, a.leaveRole(ctx, noticed, "its server keeps dying", true, &release)
+		return false, a.leaveRole(ctx, noticed, "its server keeps dying", true, release)
 	}
 	if err := a.restartInPlace(locked); err != nil {
 		a.log.Error("the primary does not start again", "error", err)
-		return false, a.leaveRole(ctx, noticed, fmt.Sprintf("its server died and does not start again: %v", err), true, &release)
+		return false, a.leaveRole(ctx, noticed, fmt.Sprintf("its server died and does not start again: %v", err), true, release)
 	}
 	release()
-	release = func() {}
 	return a.awaitWritable(ctx, noticed)
 }
 
@@ -161,14 +157,11 @@ func (a *Agent) endRecovery(ctx context.Context, since time.Time) error {
 	if limit == 0 || a.clock.Now().Sub(since) < time.Duration(limit)*time.Second {
 		return nil
 	}
-	release, err := a.flock(ctx, "action.lock")
+	release, err := a.hold(ctx)
 	if err != nil {
 		return err
 	}
-	defer func() { release() }()
-	if err := a.reload(); err != nil {
-		return err
-	}
+	defer release()
 	locked, cancel := context.WithTimeout(ctx, lockedFor)
 	defer cancel()
 	held, err := a.cluster.Held(locked)
@@ -182,7 +175,7 @@ func (a *Agent) endRecovery(ctx context.Context, since time.Time) error {
 	for node, s := range scores {
 		if node != a.inv.Node && s != pacemaker.NegInfinity {
 			reason := fmt.Sprintf("its crash recovery has taken longer than crash_recovery_limit=%d seconds", limit)
-			return a.leaveRole(ctx, since, reason, true, &release)
+			return a.leaveRole(ctx, since, reason, true, release)
 		}
 	}
 	return nil
@@ -191,7 +184,7 @@ func (a *Agent) endRecovery(ctx context.Context, since time.Time) error {
 // leaveRole lets go of the role. A mere score moves it, without a failed action: demote leaves the crash note, and whoever
 // can prove that it has everything is promoted. dead: nobody will ever get anything from this instance; the best of the
 // others will do. Otherwise the role comes back here if everybody has refused.
-func (a *Agent) leaveRole(ctx context.Context, noticed time.Time, reason string, dead bool, release *func()) error {
+func (a *Agent) leaveRole(ctx context.Context, noticed time.Time, reason string, dead bool, release func()) error {
 	a.log.Warn("leaving the role to others", "reason", reason)
 	a.state.Refusal = &baton.Refusal{Reason: reason, Crashed: true, Dead: dead}
 	if err := a.save("save-refusal"); err != nil {
@@ -207,8 +200,7 @@ func (a *Agent) leaveRole(ctx context.Context, noticed time.Time, reason string,
 	a.began, a.details = noticed, map[string]string{}
 	a.change = baton.Change{Kind: baton.Takeover, From: a.inv.Node}
 	a.record("left", reason, false)
-	(*release)()
-	*release = func() {}
+	release()
 	if dead {
 		return nil
 	}
@@ -230,14 +222,11 @@ func countStopped(pm postgres.Postmaster, before int) int {
 // standby is killed and started again by whoever mourns it.
 func (a *Agent) endHung(ctx context.Context, pm postgres.Postmaster) error {
 	noticed := a.clock.Now()
-	release, err := a.flock(ctx, "action.lock")
+	release, err := a.hold(ctx)
 	if err != nil {
 		return err
 	}
-	defer func() { release() }()
-	if err := a.reload(); err != nil {
-		return err
-	}
+	defer release()
 	locked, cancel := context.WithTimeout(ctx, lockedFor)
 	defer cancel()
 	held, err := a.cluster.Held(locked)
@@ -249,7 +238,7 @@ func (a *Agent) endHung(ctx context.Context, pm postgres.Postmaster) error {
 		_, err := a.killLeftovers(locked)
 		return err
 	}
-	return a.leaveRole(ctx, noticed, fmt.Sprintf("its postmaster (pid %d) is stopped by a signal", pm.PID), false, &release)
+	return a.leaveRole(ctx, noticed, fmt.Sprintf("its postmaster (pid %d) is stopped by a signal", pm.PID), false, release)
 }
 
 // goneLooks is how often in a row the data directory must be found without its files before a server is ended over it.
@@ -319,14 +308,11 @@ func (a *Agent) takeBack(ctx context.Context) error {
 		return err
 	}
 	a.log.Warn("nobody else can take over: taking the role back", "waited_for", err)
-	release, err := a.flock(ctx, "action.lock")
+	release, err := a.hold(ctx)
 	if err != nil {
 		return err
 	}
 	defer release()
-	if err := a.reload(); err != nil {
-		return err
-	}
 	a.state.Refusal = nil
 	if err := a.save("lift-refusal"); err != nil {
 		return err

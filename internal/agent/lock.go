@@ -27,6 +27,19 @@ func (a *Agent) lock(ctx context.Context) error {
 	return nil
 }
 
+// hold takes that lock for what runs beside the actions, and reads again what they may have changed meanwhile. To release
+// it more than once does no harm.
+func (a *Agent) hold(ctx context.Context) (release func(), err error) {
+	if release, err = a.flock(ctx, "action.lock"); err != nil {
+		return nil, err
+	}
+	if err := a.reload(); err != nil {
+		release()
+		return nil, err
+	}
+	return release, nil
+}
+
 func (a *Agent) flock(ctx context.Context, name string) (func(), error) {
 	dir := journal.RunDir(a.inv.Resource)
 	if err := os.MkdirAll(dir, 0o755); err != nil {

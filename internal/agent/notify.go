@@ -206,14 +206,11 @@ func (a *Agent) lateAnswer(ctx context.Context) error {
 	if err != nil || challenge == nil {
 		return nil // the plan was dropped, or there is nothing to answer any more
 	}
-	release, err := a.flock(wait, "action.lock")
+	release, err := a.hold(wait)
 	if err != nil {
 		return err
 	}
 	defer release()
-	if err := a.reload(); err != nil {
-		return err
-	}
 	challenge, err = a.challenge(wait)
 	if err != nil || challenge == nil {
 		return err // a notification of this node, or another one of these, has answered

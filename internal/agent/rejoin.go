@@ -53,14 +53,11 @@ func (a *Agent) rejoin(ctx context.Context) error {
 // stopDiverged stops a server that was found to have diverged while it ran. Afterwards vol says whether the instance is
 // still to be kept out.
 func (a *Agent) stopDiverged(ctx context.Context) error {
-	release, err := a.flock(ctx, "action.lock")
+	release, err := a.hold(ctx)
 	if err != nil {
 		return err
 	}
 	defer release()
-	if err := a.reload(); err != nil {
-		return err
-	}
 	if a.vol.Out == nil || !a.vol.Out.Running {
 		return nil
 	}

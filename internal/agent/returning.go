@@ -122,31 +122,43 @@ func (a *Agent) atRestAlone(ctx context.Context, ctl pgdisk.Control) (baton.Cand
 	return c, nil
 }
 
-// mendHistory gets the history file of this instance's timeline from the primary if it is missing here, as a standby
-// gets those of newer ones: the server does not start without.
+// mendHistory gets the history file of this instance's timeline if it is missing here, as a standby gets those of newer
+// ones: the server does not start without.
 func (a *Agent) mendHistory(ctx context.Context, ctl pgdisk.Control) error {
+	return a.takeHistory(ctl, func(t pgdisk.TimelineID, _ string) (string, error) {
+		conninfo, password := postgres.SplitPassword(a.pg.Settings()["primary_conninfo"], [2]string{"connect_timeout", "3"}, [2]string{"replication", "true"})
+		src := rewindSource{conninfo: conninfo, password: password}
+		if password != "" {
+			src.tool.Env = []string{"PGPASSWORD=" + password}
+		}
+		limited, cancel := a.share(ctx, 0.3)
+		defer cancel()
+		out, err := a.query(limited, src, fmt.Sprintf("TIMELINE_HISTORY %d", t))
+		_, content, _ := strings.Cut(out, "|") // its name comes first
+		return content, err
+	})
+}
+
+// takeHistory writes the history file of this instance's timeline if it is missing here, as the primary gives it when it
+// is asked.
+func (a *Agent) takeHistory(ctl pgdisk.Control, ask func(t pgdisk.TimelineID, name string) (string, error)) error {
 	t := max(ctl.CheckPointTimeline, ctl.MinRecoveryTimeline)
 	name := pgdisk.HistoryFileName(t)
 	if _, err := os.Stat(filepath.Join(a.walDir(), name)); t <= 1 || !errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
-	conninfo, password := postgres.SplitPassword(a.pg.Settings()["primary_conninfo"], [2]string{"connect_timeout", "3"}, [2]string{"replication", "true"})
-	src := rewindSource{conninfo: conninfo, password: password}
-	if password != "" {
-		src.tool.Env = []string{"PGPASSWORD=" + password}
-	}
-	limited, cancel := a.share(ctx, 0.3)
-	defer cancel()
-	out, err := a.query(limited, src, fmt.Sprintf("TIMELINE_HISTORY %d", t))
+	content, err := ask(t, name)
 	if err == nil {
-		_, out, _ = strings.Cut(out, "|") // its name, its content
-		_, err = pgdisk.ParseHistory(strings.NewReader(out))
+		var h pgdisk.History
+		if h, err = pgdisk.ParseHistory(strings.NewReader(content)); err == nil && len(h) == 0 {
+			err = errors.New("it gave an empty one")
+		}
 	}
 	if err != nil {
 		return fmt.Errorf("pg_wal/%s is missing, and the primary does not give it: copy it from another node or from the archive: %w", name, err)
 	}
 	a.log.Warn("took over a missing history file from the primary", "file", name)
-	return a.do("history-file", func() error { return a.pg.WriteWAL(name, []byte(out)) })
+	return a.do("history-file", func() error { return a.pg.WriteWAL(name, []byte(content)) })
 }
 
 // returning asks the rule what becomes of this instance, which is down, by what is known on this node.

@@ -155,14 +155,11 @@ func (a *Agent) finishRewind(ctx context.Context, r *journal.Rewind) error {
 	if err := a.do("standby-signal", a.pg.SetStandbySignal); err != nil {
 		return err
 	}
-	release, err := a.flock(ctx, "action.lock")
+	release, err := a.hold(ctx)
 	if err != nil {
 		return err
 	}
 	defer release()
-	if err := a.reload(); err != nil {
-		return err
-	}
 	a.state.Rewound = newestClaim(a.state.Claims)
 	if err := a.save("save-rewound"); err != nil {
 		return err

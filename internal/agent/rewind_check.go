@@ -159,23 +159,12 @@ func (a *Agent) recoverCrash(ctx context.Context, ctl pgdisk.Control, src rewind
 	return ctl, err
 }
 
-// fetchHistory gets the history file of this instance's timeline from the primary if it is missing here: pg_rewind
-// compares the two histories.
+// fetchHistory gets the history file of this instance's timeline if it is missing here: pg_rewind compares the two
+// histories. The user of rewind_conninfo may be able to where the one of primary_conninfo was not.
 func (a *Agent) fetchHistory(ctx context.Context, ctl pgdisk.Control, src rewindSource) error {
-	t := max(ctl.CheckPointTimeline, ctl.MinRecoveryTimeline)
-	name := pgdisk.HistoryFileName(t)
-	if _, err := os.Stat(filepath.Join(a.walDir(), name)); t == 1 || err == nil {
-		return nil
-	}
-	out, err := a.query(ctx, src, "select pg_catalog.convert_from(pg_catalog.pg_read_binary_file('pg_wal/"+name+"'), 'SQL_ASCII')")
-	if err == nil {
-		_, err = pgdisk.ParseHistory(strings.NewReader(out))
-	}
-	if err != nil {
-		return fmt.Errorf("pg_wal/%s is missing here, and the primary does not have it either: copy it from the archive: %w", name, err)
-	}
-	a.log.Warn("took over a missing history file from the primary", "file", name)
-	return a.do("history-file", func() error { return a.pg.WriteWAL(name, []byte(out)) })
+	return a.takeHistory(ctl, func(_ pgdisk.TimelineID, name string) (string, error) {
+		return a.query(ctx, src, "select pg_catalog.convert_from(pg_catalog.pg_read_binary_file('pg_wal/"+name+"'), 'SQL_ASCII')")
+	})
 }
 
 // forkPoint is what pg_rewind says of a rewind.

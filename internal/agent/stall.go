@@ -164,13 +164,13 @@ func (a *Agent) endStalled(ctx context.Context, last *time.Time) error {
 		return err
 	}
 	noticed := a.clock.Now()
-	release, err := a.flock(ctx, "action.lock")
+	release, err := a.hold(ctx)
 	if err != nil {
 		return err
 	}
-	defer func() { release() }()
-	if err := a.reload(); err != nil || !stalled() || a.leaving() {
-		return err
+	defer release()
+	if !stalled() || a.leaving() {
+		return nil
 	}
 	locked, cancel := context.WithTimeout(ctx, lockedFor)
 	defer cancel()
@@ -180,7 +180,7 @@ func (a *Agent) endStalled(ctx context.Context, last *time.Time) error {
 	}
 	again := noticed.Sub(*last) < revivalWindow
 	*last = noticed
-	return a.leaveRole(ctx, noticed, a.vol.Stall.String(), again, &release)
+	return a.leaveRole(ctx, noticed, a.vol.Stall.String(), again, release)
 }
 
 // leaving reports whether this node has given the role of its primary away already.
