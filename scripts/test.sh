@@ -17,6 +17,22 @@ began=$(date +%s)
 # Shows of go test -v how each test and its stages went.
 brief() { grep --line-buffered -E '^ *--- |^(FAIL|PASS|ok |panic:)|^ +[a-z_]+_test\.go:[0-9]+: ' || true; }
 
+# Of a go test -v: which tests failed, and what each said last. It stands at the very end of all output, where it is not
+# cut off, nor buried under what the cluster did.
+failures() { # log...
+	awk '
+		/^=== (RUN|CONT|NAME) / { test = $3; next }
+		/^ +[a-z_0-9]+_test\.go:[0-9]+: / && test == "" { print; next } # without -v it comes after its FAIL
+		/^ +[a-z_0-9]+_test\.go:[0-9]+: / { said[test] = said[test] substr($0, 1, 400) "\n"; next }
+		/^panic: / { print }
+		/^ *--- FAIL: / {
+			n = split(said[$3], line, "\n")
+			print $0
+			for (i = n > 13 ? n - 12 : 1; i < n; i++) print line[i]
+		}
+	' "$@"
+}
+
 stage() { # name command...
 	local name=$1 start rc=0
 	shift
@@ -134,6 +150,15 @@ echo
 echo "stage      result    time"
 printf '%s\n' "${summary[@]}"
 took=$(($(date +%s) - began))
+if [ $failed = 1 ]; then
+	for s; do
+		case $s in
+		unit | lab) failures "$logs/$s.log" ;;
+		e2e) failures $logs/e2e-[12].log ;;
+		esac
+	done
+	echo
+fi
 if [ $failed = 0 ]; then
 	echo "all passed, $((took / 60)) min $((took % 60)) s"
 else
