@@ -36,12 +36,13 @@ func (w *WAL) FindEnd(ctx context.Context, tli TimelineID, from LSN) (End, error
 }
 
 // FindEndAlong is FindEnd for a timeline whose history file is missing: h is what is known of its ancestors from
-// elsewhere.
+// elsewhere, which need not be all of them.
 func (w *WAL) FindEndAlong(ctx context.Context, tli TimelineID, h History, from LSN) (End, error) {
 	r, err := w.readerOf(ctx, tli, h, readAheadWalk)
 	if err != nil {
 		return End{}, err
 	}
+	r.partial = true
 	return r.findEnd(from)
 }
 

@@ -40,6 +40,19 @@ func (p page) header() int {
 	return shortPageHeader
 }
 
+// unknownAncestor reports whether the page at addr may be of timeline t because the history does not tell: the first page
+// of a segment is often older than all that is known.
+func (r *reader) unknownAncestor(t TimelineID, addr LSN) bool {
+	oldest := r.tli
+	if len(r.history) > 0 {
+		oldest = r.history[0].Timeline
+		if addr >= r.history[0].Switch {
+			return false
+		}
+	}
+	return r.partial && t > 0 && t < oldest
+}
+
 // checkPage checks the header of the page at addr as XLogReaderValidatePageHeader does.
 // It is stricter in one thing: the server only wants page timelines not to go backwards, this wants
 // the very timeline that the history has at addr.
@@ -75,7 +88,7 @@ func (r *reader) checkPage(b []byte, addr LSN) error {
 			}
 		}
 	}
-	if want, got := r.history.TimelineAt(r.tli, addr), TimelineID(le.Uint32(b[4:])); got != want {
+	if want, got := r.history.TimelineAt(r.tli, addr), TimelineID(le.Uint32(b[4:])); got != want && !r.unknownAncestor(got, addr) {
 		return bad(ErrWrongTimeline, fmt.Sprint(want), fmt.Sprint(got))
 	}
 	return nil

@@ -57,6 +57,7 @@ type reader struct {
 	ctx     context.Context
 	tli     TimelineID
 	history History
+	partial bool // history does not go back to timeline 1
 
 	// The segment that is open, or was missing; segment is its first LSN.
 	file    *os.File
