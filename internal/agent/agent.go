@@ -45,7 +45,7 @@ type Agent struct {
 	spawned   postgres.Process // the server, if this action started it
 	// endedPrimary: this action has ended a server that was writable.
 	endedPrimary bool
-	unheard      bool // a primary runs, and this start has not heard from it
+	unjudged     string // why this start could not tell whether the instance has diverged
 	// resting is where the instance ended, as long as pg_control is restingControl: reading the WAL of a crashed one takes long.
 	resting        *baton.Candidate
 	restingControl pgdisk.Control

@@ -53,9 +53,10 @@ func (a *Agent) learnAtStart(ctx context.Context, ctl pgdisk.Control) (changed b
 		}
 		return err == nil
 	}
-	a.unheard = !hear(a.plan.Promoted, primaryHeardLimit)
-	if !a.unheard {
+	if hear(a.plan.Promoted, primaryHeardLimit) {
 		hear(a.plan.Active, heardLimit)
+	} else {
+		a.unjudged = "not heard from the primary yet"
 	}
 	self, err := a.atRest(ctx, ctl)
 	if _, ok := baton.Attempted(self, a.state.Claims); err != nil || !ok || a.inv.Action != "start" {
@@ -99,6 +100,9 @@ func (a *Agent) atRest(ctx context.Context, ctl pgdisk.Control) (baton.Candidate
 	c, err := a.candidate(ctx, nil, nil, false)
 	if errors.Is(err, fs.ErrNotExist) {
 		c, err = a.atRestAlone(ctx, ctl)
+	}
+	if err == nil && c.Last == nil && (c.Position.LSN == ctl.Redo || c.Position.LSN == ctl.CheckPoint) {
+		err = fmt.Errorf("there is no valid record at %s in %s, where pg_control says that there is one", c.Position.LSN, a.walDir())
 	}
 	if err == nil {
 		a.resting, a.restingControl = &c, ctl
@@ -166,9 +170,15 @@ func (a *Agent) returning(ctx context.Context, ctl pgdisk.Control) baton.Return 
 	self, err := a.atRest(ctx, ctl)
 	if err != nil {
 		// The server will say what is wrong with its WAL; nothing that is known speaks against its start.
-		a.log.Warn("where the WAL of this instance ends is not known", "error", err)
+		a.unjudged = "where its WAL ends is not known"
+		a.log.Warn(a.unjudged, "error", err)
 		return baton.Return{}
 	}
+	newest := "none"
+	if n := len(a.state.Claims); n > 0 {
+		newest = a.state.Claims[n-1].String()
+	}
+	a.log.Info("where this instance stands", "ends", self.Position, "pg_control", ctl.State, "newest_claim", newest)
 	return a.judge(ctx, self, ctl)
 }
 

@@ -88,6 +88,9 @@ func (a *Agent) startAsStandby(ctx context.Context) error {
 	if err != nil {
 		return ocf.Errorf(ocf.ErrInstalled, "%w", err)
 	}
+	if err := a.mendHistory(ctx, ctl); err != nil {
+		a.log.Error("history of this instance's timeline", "error", err)
+	}
 	changed := a.identify(ctl)
 	changed = a.settleOwnClaims(ctl) || changed
 	switch a.inv.Action {
@@ -95,9 +98,6 @@ func (a *Agent) startAsStandby(ctx context.Context) error {
 		// In the middle of a change of roles everybody has just been heard.
 	default:
 		changed = a.learnAtStart(ctx, ctl) || changed
-	}
-	if err := a.mendHistory(ctx, ctl); err != nil {
-		a.log.Error("history of this instance's timeline", "error", err)
 	}
 	if v := a.returning(ctx, ctl); v.Rejoin != baton.Follow {
 		if changed {
@@ -183,8 +183,8 @@ func (a *Agent) started(ctx context.Context) error {
 	if err := a.publish(ctx, "publish", nil, nil); err != nil {
 		a.log.Warn("bulletin not published", "error", err)
 	}
-	if a.unheard && !a.ownNote() {
-		a.assertStatus(ctx, "not heard from the primary yet: whether this instance diverged from it is seen by the next monitor")
+	if a.unjudged != "" && !a.ownNote() {
+		a.assertStatus(ctx, a.unjudged+": whether this instance has diverged is seen by the next monitor")
 		return nil
 	}
 	if err := a.assertScore(ctx, score, false); err != nil {
