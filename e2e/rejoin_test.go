@@ -434,7 +434,7 @@ func (s *scenario) takeOverFrom(old, lost string) (primary string) {
 	return primary
 }
 
-// keptOut waits until a node has -INFINITY and crm_mon -A says what the pattern says, and returns that.
+// keptOut waits until a node counts as started, has -INFINITY and crm_mon -A says what the pattern says, and returns that.
 func (s *scenario) keptOut(node, pattern string) string {
 	s.t.Helper()
 	re := regexp.MustCompile(pattern)
@@ -446,8 +446,8 @@ func (s *scenario) keptOut(node, pattern string) string {
 		}
 		n := st.Node(node)
 		text = n.Attributes[statusAttribute]
-		if n.Score != "-INFINITY" || !re.MatchString(text) {
-			return lab.NotYet("%s is %s and has the score %q, and crm_mon -A says of it %q; expected -INFINITY and %s", node, n.Role, n.Score, text, pattern)
+		if n.Role != "Unpromoted" || n.Score != "-INFINITY" || !re.MatchString(text) {
+			return lab.NotYet("%s is %s and has the score %q, and crm_mon -A says of it %q; expected Unpromoted, -INFINITY and %s", node, n.Role, n.Score, text, pattern)
 		}
 		return nil
 	})

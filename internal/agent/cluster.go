@@ -28,6 +28,8 @@ type Cluster interface {
 	Scores(ctx context.Context) (map[string]pacemaker.Score, error)
 	// ScoreInCIB is a node's promotion score as the DC's copy of the CIB has it.
 	ScoreInCIB(ctx context.Context, node string) (pacemaker.Score, bool, error)
+	// StatusInCIB is what crm_mon -A shows of a node where the DC runs.
+	StatusInCIB(ctx context.Context, node string) (string, error)
 	// RecordClaim puts a claim into the cluster's configuration, which aborts the transition under way, and returns once the
 	// DC's copy has it. RecordedClaims returns those of all nodes.
 	RecordClaim(ctx context.Context, systemID uint64, c baton.Claim) error
@@ -103,16 +105,32 @@ func (c *liveCluster) Scores(ctx context.Context) (map[string]pacemaker.Score, e
 	return c.attrd.Scores(ctx, c.resource)
 }
 
-func (c *liveCluster) ScoreInCIB(ctx context.Context, node string) (pacemaker.Score, bool, error) {
+func (c *liveCluster) ScoreInCIB(ctx context.Context, node string) (s pacemaker.Score, ok bool, err error) {
+	err = c.askCoordinator(ctx, func(dc string) (err error) {
+		s, ok, err = pacemaker.ScoreInCIB(ctx, c.run, dc, node, c.resource)
+		return err
+	})
+	return s, ok, err
+}
+
+func (c *liveCluster) StatusInCIB(ctx context.Context, node string) (text string, err error) {
+	err = c.askCoordinator(ctx, func(dc string) (err error) {
+		text, _, err = pacemaker.InCIB(ctx, c.run, dc, node, c.statusAttribute())
+		return err
+	})
+	return text, err
+}
+
+func (c *liveCluster) askCoordinator(ctx context.Context, ask func(dc string) error) error {
 	dc, err := c.coordinator(ctx)
 	if err != nil {
-		return 0, false, err
+		return err
 	}
-	s, ok, err := pacemaker.ScoreInCIBOf(ctx, c.run, dc, node, c.resource)
-	if err != nil {
+	if err := ask(dc); err != nil {
 		c.dc = "" // it may have changed
+		return err
 	}
-	return s, ok, err
+	return nil
 }
 
 // coordinator is the node whose copy of the CIB the scheduler reads.
@@ -160,8 +178,10 @@ func (c *liveCluster) ForgetClaim(ctx context.Context, node string) error {
 	return pacemaker.DeletePermanent(ctx, c.run, node, baton.ClaimAttribute(c.resource))
 }
 
+func (c *liveCluster) statusAttribute() string { return "pgbaton-status-" + c.resource }
+
 func (c *liveCluster) SetStatus(ctx context.Context, text string) error {
-	name := "pgbaton-status-" + c.resource
+	name := c.statusAttribute()
 	if text == "" {
 		return c.attrd.Delete(ctx, name)
 	}

@@ -34,7 +34,31 @@ func (a *Agent) keepOut(ctx context.Context, ctl pgdisk.Control, v baton.Return)
 			a.spawnAftercare()
 		}
 	}
-	return a.sayOut(ctx)
+	a.vol.Score, a.vol.Status = "", statusUnknown // whatever was set last: both must be written
+	if err := a.sayOut(ctx); err != nil {
+		return err
+	}
+	if err := a.awaitMark(ctx); err != nil {
+		a.log.Warn("kept out, but the cluster may show it a little later", "error", err)
+	}
+	return nil
+}
+
+// markLimit is how long the start of an instance that is kept out waits for the CIB to show that.
+const markLimit = 5 * time.Second
+
+// awaitMark waits until whoever sees in the CIB that this instance counts as started sees there, too, that it is kept out:
+// the result of an action comes there by another way than the attributes do.
+func (a *Agent) awaitMark(ctx context.Context) error {
+	limited, cancel := context.WithTimeout(ctx, markLimit)
+	defer cancel()
+	if err := a.awaitForbidden(limited, a.inv.Node); err != nil {
+		return err
+	}
+	return a.poll(limited, "the status of "+a.inv.Node+" to stand in the CIB", 10*time.Millisecond, func() (bool, error) {
+		text, err := a.cluster.StatusInCIB(limited, a.inv.Node)
+		return err == nil && text == a.vol.Status, nil
+	})
 }
 
 // halfRewound keeps the instance out because of the marker of a rewind.

@@ -29,6 +29,8 @@ const serverBin = "/usr/lib/postgresql/15/bin"
 type memory struct {
 	Cluster
 	published []baton.Bulletin
+	score     pacemaker.Score
+	status    string
 }
 
 func (m *memory) Publish(_ context.Context, b baton.Bulletin) error {
@@ -38,7 +40,14 @@ func (m *memory) Publish(_ context.Context, b baton.Bulletin) error {
 
 func (m *memory) Bulletins(context.Context) ([]baton.Bulletin, error) { return m.published, nil }
 
-func (m *memory) SetScore(context.Context, string, pacemaker.Score) error { return nil }
+func (m *memory) SetScore(_ context.Context, _ string, s pacemaker.Score) error {
+	m.score = s
+	return nil
+}
+
+func (m *memory) ScoreInCIB(context.Context, string) (pacemaker.Score, bool, error) {
+	return m.score, true, nil
+}
 
 func (m *memory) DeleteScore(context.Context, string) error { return nil }
 
@@ -48,7 +57,12 @@ func (m *memory) Order(context.Context, string) (*baton.Order, error) { return n
 
 func (m *memory) PromotedBut(context.Context, string) (string, error) { return "", nil }
 
-func (m *memory) SetStatus(context.Context, string) error { return nil }
+func (m *memory) SetStatus(_ context.Context, text string) error {
+	m.status = text
+	return nil
+}
+
+func (m *memory) StatusInCIB(context.Context, string) (string, error) { return m.status, nil }
 
 func (m *memory) RecordedClaims(context.Context, uint64) ([]baton.Claim, error) { return nil, nil }
 

@@ -11,52 +11,54 @@ import (
 // again.
 const askLimit = 3 * time.Second
 
-// ScoreInCIB returns the transient promotion score of a resource on a node as this
-// node's copy of the CIB shows it, and whether there is one. The scheduler, which
-// runs on the DC, reads the CIB and not the attribute manager.
-func ScoreInCIB(ctx context.Context, r Runner, node, resource string) (Score, bool, error) {
-	return scoreInCIB(ctx, r, node, resource, "--local")
-}
-
-// ScoreInCIBOf is ScoreInCIB for the copy of another node.
+// InCIB returns a transient attribute of a node as a host's copy of the CIB has it, or as this node's own copy where no
+// host is named, and whether there is one. The scheduler, which runs on the DC, reads the CIB and not the attribute
+// manager.
 //
-// Every node applies updates of the CIB in one order, but each in its own time, and
-// the result of a notification reaches the DC by another way than the CIB does. Only
-// when the DC's own copy shows a score is it certain that the DC's controller has
-// been told of it before it hears that the notification ended.
-func ScoreInCIBOf(ctx context.Context, r Runner, host, node, resource string) (Score, bool, error) {
-	return scoreInCIB(ctx, r, node, resource, "--node="+host)
-}
-
-func scoreInCIB(ctx context.Context, r Runner, node, resource, where string) (Score, bool, error) {
-	name := ScoreAttribute(resource)
+// Every node applies updates of the CIB in one order, but each in its own time, and the result of an action reaches the
+// DC by another way than an attribute does. Only when the DC's own copy shows it is it certain that the DC's controller
+// has been told of it before it hears that the action ended.
+func InCIB(ctx context.Context, r Runner, host, node, name string) (value string, ok bool, err error) {
 	for _, s := range []string{node, name} {
 		if s == "" || strings.ContainsAny(s, `'"`) {
-			return 0, false, fmt.Errorf("read promotion score from the CIB: name %q: expected one without quotes", s)
+			return "", false, fmt.Errorf("read an attribute from the CIB: name %q: expected one without quotes", s)
 		}
+	}
+	where := "--local"
+	if host != "" {
+		where = "--node=" + host
 	}
 	ctx, cancel := context.WithTimeout(ctx, askLimit)
 	defer cancel()
 	out, err := r.Run(ctx, "cibadmin", "--query", where, "--xpath",
 		"/cib/status/node_state[@uname='"+node+"']/transient_attributes//nvpair[@name='"+name+"']")
 	if ExitStatus(err) == exitNoSuch {
-		return 0, false, nil
+		return "", false, nil
 	}
 	if err != nil {
-		return 0, false, fmt.Errorf("read the promotion score of %s on %s from the CIB: %w", resource, node, err)
+		return "", false, fmt.Errorf("read %s of %s from the CIB: %w", name, node, err)
 	}
 	root, err := parseXML(out)
 	if err != nil {
-		return 0, false, fmt.Errorf("read the promotion score of %s on %s: cibadmin's answer is not XML: %w", resource, node, err)
+		return "", false, fmt.Errorf("read %s of %s: cibadmin's answer is not XML: %w", name, node, err)
 	}
 	for nv := range root.all("nvpair") { // the first set in the document wins
-		s, err := ParseScore(nv.attr("value"))
-		if err != nil {
-			return 0, false, fmt.Errorf("promotion score of %s on %s in the CIB: %w", resource, node, err)
-		}
-		return s, true, nil
+		return nv.attr("value"), true, nil
 	}
-	return 0, false, nil
+	return "", false, nil
+}
+
+// ScoreInCIB is InCIB for the promotion score of a resource.
+func ScoreInCIB(ctx context.Context, r Runner, host, node, resource string) (Score, bool, error) {
+	value, ok, err := InCIB(ctx, r, host, node, ScoreAttribute(resource))
+	if err != nil || !ok {
+		return 0, false, err
+	}
+	s, err := ParseScore(value)
+	if err != nil {
+		return 0, false, fmt.Errorf("promotion score of %s on %s in the CIB: %w", resource, node, err)
+	}
+	return s, true, nil
 }
 
 // SetPermanent sets a permanent attribute of a node in the CIB, and so on the disk of every node that is online. Like every

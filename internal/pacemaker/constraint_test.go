@@ -114,12 +114,12 @@ func TestScoreInCIB(t *testing.T) {
 		{"n4", "pgsqld", 0, false},
 		{"n1", "pgsql", 0, false},
 	} {
-		got, ok, err := pacemaker.ScoreInCIB(t.Context(), r, tt.node, tt.resource)
+		got, ok, err := pacemaker.ScoreInCIB(t.Context(), r, "", tt.node, tt.resource)
 		if err != nil || got != tt.want || ok != tt.ok {
 			t.Errorf("%s on %s: got %v, %v, %v; want %v, %v", tt.resource, tt.node, got, ok, err, tt.want, tt.ok)
 		}
 	}
-	if _, _, err := pacemaker.ScoreInCIB(t.Context(), r, "n1' or '1'='1", "pgsqld"); err == nil {
+	if _, _, err := pacemaker.ScoreInCIB(t.Context(), r, "", "n1' or '1'='1", "pgsqld"); err == nil {
 		t.Error("a name with quotes is not refused")
 	}
 }
