@@ -520,7 +520,9 @@ func (a *Agent) mayLift(ctx context.Context, st baton.Standing, timeline pgdisk.
 	if err != nil {
 		return false, err
 	}
-	note, _ := know.Usable("")
+	note, err := know.Usable("")
+	var used *baton.UsedUpError
+	underWay := errors.As(err, &used) && used.By.State != baton.Effective
 	// A WAL receiver whose primary lost its power says for up to wal_receiver_timeout that it streams.
 	if !primaryExists {
 		who := "the nodes that have more"
@@ -544,9 +546,10 @@ func (a *Agent) mayLift(ctx context.Context, st baton.Standing, timeline pgdisk.
 		a.log.Warn("ordered to be promoted in spite of a loss", "by", order.By, "at", order.At, "stake", order.Stake)
 		return true, nil
 	}
-	if !primaryExists && note == nil && a.clock.Now().Sub(a.vol.Refused) < retryAfter {
+	patient := a.clock.Now().Sub(a.vol.Refused) < retryAfter
+	if !primaryExists && note == nil && patient {
 		return false, nil // nothing will have changed
 	}
 	streamsCurrent := st.Streaming && (newest == 0 || timeline >= newest)
-	return a.state.Refusal.Lift(primaryExists || st.Streaming, streamsCurrent, favoured, note, proven), nil
+	return a.state.Refusal.Lift(primaryExists || st.Streaming, streamsCurrent, favoured, underWay && patient, note, proven), nil
 }

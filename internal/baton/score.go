@@ -53,8 +53,12 @@ type Refusal struct {
 // once, or there is no primary and the note that it could not prove is no longer the one in force.
 //
 // While a note is in force there is no primary, whatever it looks like: the score on top is then that of the note's owner,
-// and a WAL receiver that is cut off says for up to wal_receiver_timeout that it streams.
-func (r Refusal) Lift(primaryExists, streamsCurrent, favoured bool, inForce *Note, proven bool) bool {
+// and a WAL receiver that is cut off says for up to wal_receiver_timeout that it streams. The same while somebody else is
+// being promoted with that note, and there a score that rises would call that promotion off.
+func (r Refusal) Lift(primaryExists, streamsCurrent, favoured, underWay bool, inForce *Note, proven bool) bool {
+	if underWay {
+		return false
+	}
 	if primaryExists && inForce == nil {
 		return streamsCurrent && !favoured
 	}

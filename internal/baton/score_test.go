@@ -37,20 +37,21 @@ func TestRefusal_Lift(t *testing.T) {
 	note, other := &baton.Note{Nonce: "a"}, &baton.Note{Nonce: "b"}
 	r := baton.Refusal{Note: "a"}
 	for _, c := range []struct {
-		name                               string
-		primary, streams, favoured, proven bool
-		inForce                            *baton.Note
-		want                               bool
+		name                                         string
+		primary, streams, favoured, underWay, proven bool
+		inForce                                      *baton.Note
+		want                                         bool
 	}{
-		{"follows the primary", true, true, false, false, nil, true},
-		{"a constraint would promote it at once", true, true, true, false, nil, false},
-		{"does not follow the primary", true, false, false, false, nil, false},
-		{"no primary, and the note stands", false, false, false, false, note, false},
-		{"no primary, and what was missing has come", false, false, false, true, note, true},
-		{"no primary, and another note", false, false, false, false, other, true},
-		{"no primary, and no note", false, false, false, false, nil, true},
+		{"follows the primary", true, true, false, false, false, nil, true},
+		{"a constraint would promote it at once", true, true, true, false, false, nil, false},
+		{"does not follow the primary", true, false, false, false, false, nil, false},
+		{"no primary, and the note stands", false, false, false, false, false, note, false},
+		{"no primary, and what was missing has come", false, false, false, false, true, note, true},
+		{"no primary, and another note", false, false, false, false, false, other, true},
+		{"no primary, and no note", false, false, false, false, false, nil, true},
+		{"somebody is being promoted with the note, whose owner still has the highest score", true, true, false, true, false, nil, false},
 	} {
-		if got := r.Lift(c.primary, c.streams, c.favoured, c.inForce, c.proven); got != c.want {
+		if got := r.Lift(c.primary, c.streams, c.favoured, c.underWay, c.inForce, c.proven); got != c.want {
 			t.Errorf("%s: lifted %v, want %v", c.name, got, c.want)
 		}
 	}
