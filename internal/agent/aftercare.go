@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/pgbaton/pgbaton/internal/baton"
+	"github.com/pgbaton/pgbaton/internal/durable"
 	"github.com/pgbaton/pgbaton/internal/journal"
 	"github.com/pgbaton/pgbaton/internal/pgdisk"
 	"github.com/pgbaton/pgbaton/internal/postgres"
@@ -58,7 +59,7 @@ func (a *Agent) keepUnarchived(ctl pgdisk.Control) (bool, error) {
 			}
 		}
 		// The links first: what is marked as archived is nobody's business any more.
-		if err := syncDirs(dir); err != nil {
+		if err := durable.SyncDirs(dir); err != nil {
 			return err
 		}
 		for _, name := range backlog {
@@ -67,7 +68,7 @@ func (a *Agent) keepUnarchived(ctl pgdisk.Control) (bool, error) {
 				return err
 			}
 		}
-		return syncDirs(filepath.Join(a.walDir(), "archive_status"))
+		return durable.SyncDirs(filepath.Join(a.walDir(), "archive_status"))
 	})
 	if err != nil {
 		return false, err
@@ -339,19 +340,4 @@ func (a *Agent) archiveOne(ctx context.Context, command, name string) error {
 	limited, cancel := context.WithTimeout(ctx, 10*time.Minute)
 	defer cancel()
 	return a.do("archive", func() error { return a.pg.Shell(limited, line) })
-}
-
-func syncDirs(dirs ...string) error {
-	for _, d := range dirs {
-		f, err := os.Open(d)
-		if err != nil {
-			return err
-		}
-		err = f.Sync()
-		f.Close()
-		if err != nil {
-			return err
-		}
-	}
-	return nil
 }

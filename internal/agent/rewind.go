@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/pgbaton/pgbaton/internal/durable"
 	"github.com/pgbaton/pgbaton/internal/journal"
 	"github.com/pgbaton/pgbaton/internal/postgres"
 )
@@ -143,7 +144,7 @@ func (a *Agent) cutWAL(r *journal.Rewind) error {
 				return err
 			}
 		}
-		return syncDirs(a.walDir())
+		return durable.SyncDirs(a.walDir())
 	})
 }
 

@@ -12,6 +12,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/pgbaton/pgbaton/internal/durable"
 	"github.com/pgbaton/pgbaton/internal/journal"
 	"github.com/pgbaton/pgbaton/internal/pgdisk"
 )
@@ -114,7 +115,7 @@ func (a *Agent) putAside(ctl pgdisk.Control, fork forkPoint, r *journal.Rewind) 
 	if err := os.Rename(tmp, r.Keep); err != nil {
 		return err
 	}
-	return syncDirs(a.store.Dir)
+	return durable.SyncDirs(a.store.Dir)
 }
 
 // waldump is the command that shows the transactions that were lost.
@@ -237,7 +238,7 @@ func copyAs(from, to string) error {
 	if err := os.Rename(tmp, to); err != nil {
 		return err
 	}
-	return syncDirs(filepath.Dir(to))
+	return durable.SyncDirs(filepath.Dir(to))
 }
 
 func copyContent(from, to string, mode fs.FileMode) error {

@@ -9,6 +9,8 @@ import (
 	"os"
 	"path/filepath"
 	"time"
+
+	"github.com/pgbaton/pgbaton/internal/durable"
 )
 
 // Event is one line of the journal: one action's part in one change of roles.
@@ -75,7 +77,7 @@ func (s Store) Append(e Event, sync bool) error {
 	if err := f.Sync(); err != nil || info.Size() > 0 {
 		return err
 	}
-	return s.syncDir() // a new file: its name, too
+	return durable.SyncDirs(s.Dir) // a new file: its name, too
 }
 
 // LastEvents reads the end of the journal, oldest first: what a person asks for first, at a bounded cost.
@@ -127,16 +129,7 @@ func (s Store) Flush() error {
 		return err
 	}
 	defer f.Close()
-	return errors.Join(f.Sync(), s.syncDir())
-}
-
-func (s Store) syncDir() error {
-	d, err := os.Open(s.Dir)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return d.Sync()
+	return errors.Join(f.Sync(), durable.SyncDirs(s.Dir))
 }
 
 // Events reads the journal, oldest first, with what was cut off it last. A line that a crash cut short is passed over.

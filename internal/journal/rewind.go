@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/pgbaton/pgbaton/internal/durable"
 	"github.com/pgbaton/pgbaton/internal/pgdisk"
 )
 
@@ -69,5 +70,5 @@ func (s Store) DropRewind() error {
 	if err := os.Remove(s.RewindPath()); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	return s.syncDir()
+	return durable.SyncDirs(s.Dir)
 }

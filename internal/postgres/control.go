@@ -8,6 +8,8 @@ import (
 	"os/exec"
 	"path/filepath"
 	"syscall"
+
+	"github.com/pgbaton/pgbaton/internal/durable"
 )
 
 // Spawn starts the server in a session of its own and does not wait for anything: a postmaster under way is what
@@ -151,24 +153,5 @@ func (i *Instance) write(path string, content []byte) error {
 			return err
 		}
 	}
-	if _, err := f.Write(content); err != nil {
-		f.Close()
-		return err
-	}
-	if err := f.Sync(); err != nil {
-		f.Close()
-		return err
-	}
-	if err := f.Close(); err != nil {
-		return err
-	}
-	if err := os.Rename(tmp, path); err != nil {
-		return err
-	}
-	d, err := os.Open(filepath.Dir(path))
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return d.Sync()
+	return durable.Put(f, content, path)
 }
