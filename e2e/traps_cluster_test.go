@@ -3,7 +3,6 @@ package e2e
 import (
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -16,12 +15,25 @@ import (
 )
 
 // trapped is a lab with maxlag, so that a takeover says what it knows to be lost, and with the defaults of PostgreSQL that
-// others have come to grief over.
-func trapped() lab.Options {
+// others have come to grief over. On its nodes the account postgres is in a group more than on this machine.
+func trapped(t *testing.T) lab.Options {
+	t.Helper()
+	host, err := os.ReadFile("/etc/group")
+	if err != nil {
+		t.Fatal(err)
+	}
+	groups := filepath.Join(t.TempDir(), "group")
+	if err := os.WriteFile(groups, fmt.Appendf(host, "pgbaton-e2e:x:%s:postgres\n", nodesGroup), 0o644); err != nil {
+		t.Fatal(err)
+	}
 	o := ordinary()
 	o.Params = map[string]string{"maxlag": strconv.Itoa(1 << 30)}
+	o.Files = map[string]string{"/etc/group": groups}
 	return o
 }
+
+// nodesGroup is the number of that group.
+const nodesGroup = "64998"
 
 // Ensure the cluster does not fall into the traps that no other test is about. The numbers are those of testdata/traps.txt.
 func TestTraps_Cluster(t *testing.T) {
@@ -37,7 +49,7 @@ func TestTraps_Cluster(t *testing.T) {
 		{"23 a wait for a synchronous standby is cancelled", cancelledWait},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			c := testCluster(t, "traps", trapped())
+			c := testCluster(t, "traps", trapped(t))
 			c.useFaults(t, false)
 			tt.run(c.begin(t, 4*time.Minute, true))
 		})
@@ -46,14 +58,12 @@ func TestTraps_Cluster(t *testing.T) {
 
 // Trap 27: the server runs with the supplementary groups of its account, by which it may read a certificate's key.
 func accountsGroups(s *scenario) {
-	out, err := exec.Command("id", "-G", "postgres").Output()
-	s.must(err)
-	want := strings.Fields(string(out))
-	slices.Sort(want)
-	if len(want) < 2 {
-		s.t.Skipf("the account postgres is in one group only: %v", want)
-	}
 	for _, n := range s.lab.Names {
+		want := strings.Fields(s.run(n, "id", "-G", "postgres"))
+		slices.Sort(want)
+		if !slices.Contains(want, nodesGroup) {
+			s.t.Fatalf("the account postgres of %s is in the groups %v, expected %s among them", n, want, nodesGroup)
+		}
 		pid, err := s.lab.Postmaster(n)
 		s.must(err)
 		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
