@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/pgbaton/pgbaton/internal/lab"
+	"github.com/pgbaton/pgbaton/internal/lab/follow"
 )
 
 // coldLimit is how long a cluster that was stopped cleanly may take from the last needed start to a primary, besides what
@@ -74,7 +75,11 @@ func (s *scenario) powerLoss(after time.Duration, first ...string) {
 	s.load.Mark("power off")
 	var wg sync.WaitGroup
 	for _, n := range s.lab.Names {
-		wg.Go(func() { s.lab.Power(s.ctx, n, false) })
+		wg.Go(func() {
+			if err := s.lab.Power(s.ctx, n, false); err != nil {
+				s.t.Errorf("taking the power of %s: %v", n, err)
+			}
+		})
 	}
 	wg.Wait()
 	began := s.powerOn(first...)
@@ -132,16 +137,18 @@ func (s *scenario) cleanStop(after time.Duration, first ...string) {
 // logs.
 func (s *scenario) coldStartIsQuick(now string) {
 	s.t.Helper()
-	var started, promoted time.Time
+	promoted, err := s.logs.Await(s.within(roleLimit), 0, "the promotion of "+now, func(l follow.Line) bool { return l.Node == now && l.Msg == "promoted" })
+	s.must(err)
+	var started time.Time
 	for _, l := range s.logs.From(0) {
-		switch {
-		case l.Node == now && l.Msg == "start":
+		if l.Node == now && l.Msg == "start" && l.Time.Before(promoted.Time) {
 			started = l.Time
-		case l.Node == now && l.Msg == "promoted":
-			promoted = l.Time
 		}
 	}
-	took := promoted.Sub(started)
+	if started.IsZero() {
+		s.t.Fatalf("the agent's log of %s has no start before the promotion", now)
+	}
+	took := promoted.Time.Sub(started)
 	s.t.Logf("promoted %.2f s after %s had started", took.Seconds(), now)
 	if took > coldLimit {
 		s.t.Errorf("%s was promoted %.1f s after it had started, expected at most %s", now, took.Seconds(), coldLimit)

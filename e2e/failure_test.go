@@ -349,17 +349,28 @@ func (s *scenario) attrd(node string) int {
 // missing checks that a takeover said, in the journal, how much it knows to be lost.
 func (s *scenario) missing(node string, since time.Time, want int64) {
 	s.t.Helper()
-	for _, e := range s.journal(node, since) {
-		if e.Action != "promote" || e.Outcome != "done" {
-			continue
-		}
-		if got := e.Details["missing_bytes"]; e.Details["result"] != "equal: nothing lost" && got != fmt.Sprint(want) {
-			s.t.Errorf("%s says that %q bytes are missing, by pg_waldump it is %d: %+v", node, got, want, e)
-		}
-		s.t.Logf("%d bytes of WAL are lost; %s says %v", want, node, e.Details)
-		return
+	e := s.promotion(node, since)
+	got := e.Details["missing_bytes"]
+	if e.Details["result"] == "equal: nothing lost" {
+		got = "0"
 	}
-	s.t.Errorf("the journal of %s has no promotion since %s", node, since.Format(time.TimeOnly))
+	if got != fmt.Sprint(want) {
+		s.t.Errorf("%s says that %q bytes are missing, by pg_waldump it is %d: %+v", node, got, want, e)
+	}
+	s.t.Logf("%d bytes of WAL are lost; %s says %v", want, node, e.Details)
+}
+
+// promotion is what a node's journal says of its last promotion since then.
+func (s *scenario) promotion(node string, since time.Time) event {
+	s.t.Helper()
+	list := s.journal(node, since)
+	for _, e := range slices.Backward(list) {
+		if e.Action == "promote" && e.Outcome == "done" {
+			return e
+		}
+	}
+	s.t.Fatalf("the journal of %s has no promotion since %s: %+v", node, since.Format(time.TimeOnly), list)
+	return event{}
 }
 
 // returned waits until a node that was gone is back: it streams, or it has WAL of its own, and says so in crm_mon -A and

@@ -233,11 +233,7 @@ func diskFull(s *scenario) {
 	s.onlyFenced()
 	s.logged(s.old, `leaving the role to others`)
 	fork, only := s.fork(now, s.timeline(now), was), 0
-	i := slices.IndexFunc(s.journal(now, began), func(e event) bool { return e.Action == "promote" && e.Outcome == "done" })
-	if i < 0 {
-		s.t.Fatalf("the journal of %s has no promotion", now)
-	}
-	said := s.journal(now, began)[i].Details
+	said := s.promotion(now, began).Details
 	if said["result"] != "equal: nothing lost" {
 		only = s.commitsAfter(s.old, was, fork)
 	}

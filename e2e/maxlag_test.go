@@ -166,15 +166,7 @@ func (s *scenario) saysWhatIsLost(now string, was uint32, began time.Time, words
 	s.t.Helper()
 	timeline := s.timeline(now)
 	fork := s.fork(now, timeline, was)
-	var promoted *event
-	for _, e := range s.journal(now, began) {
-		if e.Action == "promote" && e.Outcome == "done" {
-			promoted = &e
-		}
-	}
-	if promoted == nil {
-		s.t.Fatalf("the journal of %s has no promotion", now)
-	}
+	promoted := s.promotion(now, began)
 	bytes, err := strconv.ParseUint(promoted.Details["missing_bytes"], 10, 64)
 	s.must(err)
 	i := slices.IndexFunc(words, func(w word) bool { return w.said == fork+bytes })
@@ -198,13 +190,9 @@ func (s *scenario) saysWhatIsLost(now string, was uint32, began time.Time, words
 	if !strings.Contains(promoted.Reason, fmt.Sprintf("%d bytes", bytes)) {
 		s.t.Errorf("the journal of %s says %q, expected that %d bytes are lost", now, promoted.Reason, bytes)
 	}
-	line, found := follow.Line{}, false
-	for _, l := range s.logs.From(0) {
-		if l.Node == now && l.Msg == "promoted" {
-			line, found = l, true
-		}
-	}
-	if !found || line.Attrs["missing_bytes"] != fmt.Sprint(bytes) {
+	line, err := s.logs.Await(s.within(roleLimit), 0, "the promotion of "+now, func(l follow.Line) bool { return l.Node == now && l.Msg == "promoted" })
+	s.must(err)
+	if line.Attrs["missing_bytes"] != fmt.Sprint(bytes) {
 		s.t.Errorf("the log of %s says %+v, expected missing_bytes=%d", now, line, bytes)
 	}
 	s.t.Logf("%s says that %d bytes are lost, by word %d of %d; its timeline forks at %s; by pg_waldump the WAL of %s has records from %s to %s there, and ends at %s",

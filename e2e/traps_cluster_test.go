@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/pgbaton/pgbaton/internal/lab"
+	"github.com/pgbaton/pgbaton/internal/lab/follow"
 )
 
 // trapped is a lab with maxlag, so that a takeover says what it knows to be lost, and with the defaults of PostgreSQL that
@@ -97,16 +98,11 @@ func retryInterval(s *scenario) {
 		s.move(to)
 		s.newPrimary(was, to)
 		s.must(s.load.AwaitAck(s.within(roleLimit)))
-		for _, e := range s.journal(to, began) {
-			if e.Action != "promote" || e.Outcome != "done" {
-				continue
-			}
-			ms, err := strconv.Atoi(e.Details["promotion_ms"])
-			s.must(err)
-			s.t.Logf("PostgreSQL on %s took %d ms to become writable", to, ms)
-			if ms > 2500 {
-				s.t.Errorf("PostgreSQL on %s took %d ms to become writable: it waited for wal_retrieve_retry_interval", to, ms)
-			}
+		ms, err := strconv.Atoi(s.promotion(to, began).Details["promotion_ms"])
+		s.must(err)
+		s.t.Logf("PostgreSQL on %s took %d ms to become writable", to, ms)
+		if ms > 2500 {
+			s.t.Errorf("PostgreSQL on %s took %d ms to become writable: it waited for wal_retrieve_retry_interval", to, ms)
 		}
 		s.streaming()
 		s.highest(to)
@@ -144,23 +140,17 @@ func dirtyBuffers(s *scenario) {
 	s.newPrimary(was, to)
 	s.must(s.load.AwaitAck(s.within(roleLimit)))
 	s.proven(s.old, was, to)
-	var asked, told, ended time.Time
-	for _, l := range s.logs.From(0) {
-		switch {
-		case l.Node != s.old:
-		case l.Msg == "prepared the handover":
-			asked = l.Time
-			s.t.Logf("%s ms for the checkpoint before", l.Attrs["checkpoint_ms"])
-		case l.Msg == "shutting the primary down":
-			told = l.Time
-		case l.Msg == "the primary has ended":
-			ended = l.Time
-		}
+	line := func(msg string) follow.Line {
+		l, err := s.logs.Await(s.within(roleLimit), 0, s.old+": "+msg, func(l follow.Line) bool { return l.Node == s.old && l.Msg == msg })
+		s.must(err)
+		return l
 	}
-	if asked.IsZero() || told.Before(asked) {
-		s.t.Fatalf("%s did not prepare the handover before it shut down", s.old)
+	asked, told, ended := line("prepared the handover"), line("shutting the primary down"), line("the primary has ended")
+	s.t.Logf("%s ms for the checkpoint before", asked.Attrs["checkpoint_ms"])
+	if told.Time.Before(asked.Time) {
+		s.t.Fatalf("%s prepared the handover at %s, after it had begun to shut down at %s", s.old, asked.Time, told.Time)
 	}
-	took := ended.Sub(told)
+	took := ended.Time.Sub(told.Time)
 	s.t.Logf("%d ms for the shutdown", took.Milliseconds())
 	if took > 2*time.Second {
 		s.t.Errorf("the shutdown of %s took %s: it had buffers to write", s.old, took)
@@ -205,7 +195,6 @@ func notFollowing(s *scenario) {
 func failureAfterChange(s *scenario) {
 	was, to := s.timeline(s.old), s.others[0]
 	s.move(to)
-	mid := uint32(0)
 	s.await(roleLimit, func() error {
 		out, err := s.lab.SQL(s.ctx, to, "SELECT NOT pg_is_in_recovery()")
 		if err != nil || out != "t" {
@@ -213,7 +202,7 @@ func failureAfterChange(s *scenario) {
 		}
 		return nil
 	})
-	mid = s.timeline(to)
+	mid := s.timeline(to)
 	s.load.Mark("power off")
 	s.must(s.lab.Power(s.ctx, to, false))
 	s.stage("%s was primary on timeline %d, from %d, and lost its power", to, mid, was)
@@ -284,13 +273,8 @@ func cancelledWait(s *scenario) {
 	}
 	fork := s.fork(now, s.timeline(now), was)
 	end := s.lastRecord(s.old, was, fork).end
-	lost := uint64(0)
-	for _, e := range s.journal(now, began) {
-		if e.Action == "promote" && e.Outcome == "done" {
-			lost, err = strconv.ParseUint(e.Details["missing_bytes"], 10, 64)
-			s.must(err)
-		}
-	}
+	lost, err := strconv.ParseUint(s.promotion(now, began).Details["missing_bytes"], 10, 64)
+	s.must(err)
 	if lost == 0 || fork+lost > end {
 		s.t.Errorf("%s says that %d bytes are lost; its timeline forks at %s, the WAL of %s ends at %s", now, lost, formatLSN(fork), s.old, formatLSN(end))
 	}
