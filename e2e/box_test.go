@@ -63,7 +63,7 @@ func newBox(t testing.TB, o boxOptions) *box {
 	b := &box{t: t, dir: dir, node: o.node}
 	t.Cleanup(func() { os.RemoveAll(dir) })
 
-	agent := builtAgent(t)
+	agent := built(t, buildAgent)
 	if err := os.MkdirAll("/var/lib/pgbaton", 0o755); err != nil { // a mount point; what is mounted there is the box's
 		t.Fatal(err)
 	}
@@ -126,35 +126,14 @@ exec ` + reaper + ` cat`
 		cmd.Process.Kill() // the kernel ends all processes of the box with its first
 		cmd.Wait()
 	})
+	late := time.AfterFunc(boxPatience, func() { cmd.Process.Kill() })
+	defer late.Stop()
 	ready := make([]byte, len("ready\n"))
 	if _, err := io.ReadFull(stdout, ready); err != nil {
 		cmd.Wait()
 		t.Fatalf("making a box: %v: %s", err, stderr.String())
 	}
 	return b
-}
-
-var buildAgent = sync.OnceValues(func() (string, error) {
-	path, err := filepath.Abs("../bin/e2e/pgbaton-agent")
-	if err != nil {
-		return "", err
-	}
-	cmd := exec.Command("go", "build", "-trimpath", "-o", path, "../cmd/pgbaton-agent")
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("building the agent: %w: %s", err, out)
-	}
-	return path, nil
-})
-
-// builtAgent is the path of the agent as it is installed: static, without any build tag.
-func builtAgent(t testing.TB) string {
-	t.Helper()
-	path, err := buildAgent()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return path
 }
 
 // of is the same box, for a subtest: what fails there is its failure.

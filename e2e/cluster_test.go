@@ -11,7 +11,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -41,19 +40,6 @@ const (
 	faultyAgent = "/usr/lib/pgbaton-e2e/agent-faults"
 	agentInNode = "/usr/lib/ocf/resource.d/pgbaton/postgresql"
 )
-
-var buildPlainAgent = sync.OnceValues(func() (string, error) {
-	path, err := filepath.Abs("../bin/e2e/pgbaton-agent")
-	if err != nil {
-		return "", err
-	}
-	cmd := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", path, "../cmd/pgbaton-agent")
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("building the agent: %w: %s", err, out)
-	}
-	return path, nil
-})
 
 // ordinary are the options of a lab for scenarios in general: what heals by the next monitor does not make them long, and
 // neither does what waits for as long as Pacemaker lets a notification or a stop run. A standby that is connected through
@@ -90,14 +76,7 @@ func testCluster(t *testing.T, name string, o lab.Options) *cluster {
 		t.Fatal(err)
 	}
 	began := time.Now()
-	plain, err := buildPlainAgent()
-	if err != nil {
-		t.Fatal(err)
-	}
-	faulty, err := buildFaultyAgent()
-	if err != nil {
-		t.Fatal(err)
-	}
+	plain, faulty := built(t, buildAgent), built(t, buildFaultyAgent)
 	t.Logf("%6.1f s  built the agent, with and without faults", time.Since(began).Seconds())
 	if o.Files == nil {
 		o.Files = map[string]string{}

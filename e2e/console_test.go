@@ -3,13 +3,11 @@ package e2e
 import (
 	"bufio"
 	"encoding/json"
-	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -17,26 +15,10 @@ import (
 	"github.com/pgbaton/pgbaton/internal/lab"
 )
 
-var buildCommand = sync.OnceValues(func() (string, error) {
-	path, err := filepath.Abs("../bin/e2e/pgbaton")
-	if err != nil {
-		return "", err
-	}
-	cmd := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", path, "../cmd/pgbaton")
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("building the command: %w: %s", err, out)
-	}
-	return path, nil
-})
-
 // consoleCluster is a lab with the operator's command on its nodes.
 func consoleCluster(t *testing.T) *cluster {
 	t.Helper()
-	command, err := buildCommand()
-	if err != nil {
-		t.Fatal(err)
-	}
+	command := built(t, buildCommand)
 	o := ordinary()
 	o.Files = map[string]string{"/usr/bin/pgbaton": command}
 	// As the README asks for it; the nodes' names come from cluster_name.

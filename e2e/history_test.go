@@ -72,10 +72,7 @@ func (c change) phasesOf(node string) string {
 // Ensure pgbaton history tells one and the same story on every node, with everybody's phases; says what is only to be had
 // elsewhere when a node is gone; and that a node that lost its power has lost nothing of it.
 func TestConsole_History(t *testing.T) {
-	command, err := buildCommand()
-	if err != nil {
-		t.Fatal(err)
-	}
+	command := built(t, buildCommand)
 	o := ordinary()
 	o.Files = map[string]string{"/usr/bin/pgbaton": command}
 	o.AutoReturn = time.Hour // who has lost its power stays off until the test switches it on

@@ -5,13 +5,10 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"regexp"
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -101,19 +98,6 @@ type killCost struct {
 	failed []string
 }
 
-var buildFaultyAgent = sync.OnceValues(func() (string, error) {
-	path, err := filepath.Abs("../bin/e2e/pgbaton-agent-faults")
-	if err != nil {
-		return "", err
-	}
-	cmd := exec.Command("go", "build", "-trimpath", "-tags", "faults", "-o", path, "../cmd/pgbaton-agent")
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("building the agent: %w: %s", err, out)
-	}
-	return path, nil
-})
-
 func newKillTest(t *testing.T) *killTest {
 	t.Helper()
 	if os.Geteuid() != 0 {
@@ -124,10 +108,7 @@ func newKillTest(t *testing.T) *killTest {
 	}
 	agent := os.Getenv("PGBATON_KILL_AGENT")
 	if agent == "" {
-		var err error
-		if agent, err = buildFaultyAgent(); err != nil {
-			t.Fatal(err)
-		}
+		agent = built(t, buildFaultyAgent)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 90*time.Second)
 	defer cancel()

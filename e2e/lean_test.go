@@ -77,7 +77,7 @@ func TestLeanAgent_Packages(t *testing.T) {
 }
 
 func TestLeanAgent_Budget(t *testing.T) {
-	agent := builtAgent(t)
+	agent := built(t, buildAgent)
 	info, err := os.Stat(agent)
 	if err != nil {
 		t.Fatal(err)

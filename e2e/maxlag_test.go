@@ -26,16 +26,13 @@ const standbyLooks = 6 * time.Second
 
 // lagging is a lab with maxlag, in which a node that lost its power stays off. The monitors, by which the primary says how
 // far it is and the standbys hear it, run as in any lab for scenarios.
-func lagging() lab.Options {
+func lagging(t *testing.T) lab.Options {
+	t.Helper()
 	o := ordinary()
-	command, err := buildCommand()
-	if err != nil {
-		panic(err)
-	}
 	o.Direct = true
 	o.AutoReturn = time.Hour
 	o.Params = map[string]string{"maxlag": strconv.Itoa(lagLimit)}
-	o.Files = map[string]string{"/usr/bin/pgbaton": command}
+	o.Files = map[string]string{"/usr/bin/pgbaton": built(t, buildCommand)}
 	return o
 }
 
@@ -44,7 +41,7 @@ func lagging() lab.Options {
 //
 // Trap 11: maximum lag not enforced at the election.
 func TestMaxLag(t *testing.T) {
-	c := testCluster(t, "maxlag", lagging())
+	c := testCluster(t, "maxlag", lagging(t))
 	c.useFaults(t, false)
 	t.Run("under the limit", func(t *testing.T) {
 		s := c.begin(t, 4*time.Minute, true)

@@ -24,10 +24,7 @@ func rejoinCluster(t *testing.T) *cluster {
 	o := ordinary()
 	o.AutoReturn = time.Hour
 	o.Conf["checkpoint_timeout"] = "30s"
-	command, err := buildCommand()
-	if err != nil {
-		t.Fatal(err)
-	}
+	command := built(t, buildCommand)
 	o.Files = map[string]string{"/usr/bin/pgbaton": command}
 	c := testCluster(t, "rejoin", o)
 	c.useFaults(t, true)

@@ -23,7 +23,7 @@ func TestReloadAgent(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	l, err := lab.Up(ctx, lab.Options{
-		Name: fmt.Sprintf("e2e-reload-%d", os.Getpid()), Nodes: 2, Agent: "pgbaton", AgentBinary: builtAgent(t), Lifeline: true, Replace: true, Wrap: true, Log: t.Output(),
+		Name: fmt.Sprintf("e2e-reload-%d", os.Getpid()), Nodes: 2, Agent: "pgbaton", AgentBinary: built(t, buildAgent), Lifeline: true, Replace: true, Wrap: true, Log: t.Output(),
 		Ops: map[string]lab.Op{"monitor-promoted": {Interval: "2s"}, "monitor-unpromoted": {Interval: "3s"}},
 	})
 	if l != nil {

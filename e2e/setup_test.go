@@ -16,10 +16,7 @@ import (
 // otherCluster is a lab that something else than pgbaton runs, which is installed on its nodes.
 func otherCluster(t *testing.T, name, agent string) *cluster {
 	t.Helper()
-	command, err := buildCommand()
-	if err != nil {
-		t.Fatal(err)
-	}
+	command := built(t, buildCommand)
 	o := ordinary()
 	o.Agent, o.Files = agent, map[string]string{"/usr/bin/pgbaton": command}
 	delete(o.Ops, "promote") // nobody sets its on-fail there

@@ -108,14 +108,8 @@ func (k *tasks) end() {
 // Ensure the tasks of docs/tasks.md do what the page says, as they stand there.
 func TestTasks(t *testing.T) {
 	all := taskBlocks(t)
-	command, err := buildCommand()
-	if err != nil {
-		t.Fatal(err)
-	}
-	other, err := buildFaultyAgent() // another build, so that it is another agent
-	if err != nil {
-		t.Fatal(err)
-	}
+	command := built(t, buildCommand)
+	other := built(t, buildFaultyAgent) // another build, so that it is another agent
 	o := ordinary()
 	o.Layout = "debian"
 	o.AutoReturn = time.Hour
