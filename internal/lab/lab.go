@@ -2,6 +2,7 @@ package lab
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -12,6 +13,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 )
@@ -21,6 +23,9 @@ import (
 type Lab struct {
 	Options
 	lifeline *os.File // held open: the supervisor ends when it closes
+
+	mu   sync.Mutex
+	held map[string]*os.File // see hold
 }
 
 // Up makes a lab and returns when it has a primary that all other nodes stream from
@@ -202,46 +207,103 @@ func (l *Lab) spawn(ctx context.Context) error {
 		text, _ := os.ReadFile(logFile.Name())
 		return fmt.Errorf("the supervisor did not come up: %s %w\n%s", strings.TrimSpace(line), err, text)
 	}
-	return l.rememberNamespaces()
+	return nil
 }
 
 func (l *Lab) ask(req request) (reply, error) {
 	return ask(filepath.Join(l.Dir, "control.sock"), req)
 }
 
-// rememberNamespaces notes which network namespaces are the lab's, for leftovers.
-func (l *Lab) rememberNamespaces() error {
-	pids := []int{l.supervisor()}
-	r, err := l.ask(request{Op: "state"})
-	if err != nil {
-		return err
+// hold opens the network namespaces of the supervisor and of all that descends from it, and returns what they are called.
+// Once the supervisor is gone these are those of the last call. They must be held open: the kernel gives the number of one
+// that is gone to the next that anybody on this machine makes.
+func (l *Lab) hold() (map[string]*os.File, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	supervisor := l.supervisor()
+	if supervisor == 0 {
+		return l.held, nil
 	}
-	for _, p := range r.Inits {
-		pids = append(pids, p)
-	}
-	f, err := os.OpenFile(filepath.Join(l.Dir, "namespaces"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	for _, p := range pids {
-		if ns, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/net", p)); err == nil {
-			fmt.Fprintln(f, ns)
-		}
-	}
-	return nil
-}
-
-// Leftovers lists the processes on this machine that still are in one of the lab's
-// network namespaces. Nil after Down, and after the supervisor was killed.
-func (l *Lab) Leftovers() ([]string, error) {
-	b, err := os.ReadFile(filepath.Join(l.Dir, "namespaces"))
+	parents, err := parents()
 	if err != nil {
 		return nil, err
 	}
-	ours := map[string]bool{}
-	for ns := range strings.FieldsSeq(string(b)) {
-		ours[ns] = true
+	own, err := os.Readlink("/proc/self/ns/net")
+	if err != nil {
+		return nil, err
+	}
+	now := map[string]*os.File{}
+	for pid := range parents {
+		p := pid
+		for p != 0 && p != supervisor {
+			p = parents[p]
+		}
+		if p == 0 {
+			continue
+		}
+		f, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", pid))
+		if err != nil {
+			continue // it has ended
+		}
+		name, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", f.Fd()))
+		if err != nil {
+			return nil, errors.Join(err, f.Close())
+		}
+		if now[name] != nil || name == own { // never the one in which everybody else is
+			f.Close()
+			continue
+		}
+		now[name] = f
+	}
+	closeAll(l.held)
+	l.held = now
+	return now, nil
+}
+
+// release lets go what hold has opened.
+func (l *Lab) release() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	closeAll(l.held)
+	l.held = nil
+}
+
+func closeAll(files map[string]*os.File) {
+	for _, f := range files {
+		f.Close()
+	}
+}
+
+// parents maps every process of this machine to its parent.
+func parents() (map[int]int, error) {
+	dirs, err := filepath.Glob("/proc/[0-9]*")
+	if err != nil {
+		return nil, err
+	}
+	list := map[int]int{}
+	for _, d := range dirs {
+		stat, err := os.ReadFile(d + "/stat")
+		if err != nil {
+			continue
+		}
+		// pid (name) state parent ...; a name may have spaces and parentheses.
+		f := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
+		pid, err1 := strconv.Atoi(filepath.Base(d))
+		parent, err2 := strconv.Atoi(f[1])
+		if err := errors.Join(err1, err2); err != nil {
+			return nil, err
+		}
+		list[pid] = parent
+	}
+	return list, nil
+}
+
+// Leftovers lists the processes on this machine that are in one of the lab's network namespaces: those that it has, or had
+// at the last call before its supervisor was gone. None after Down, and soon after the supervisor was killed.
+func (l *Lab) Leftovers() ([]string, error) {
+	ours, err := l.hold()
+	if err != nil {
+		return nil, err
 	}
 	var left []string
 	dirs, err := filepath.Glob("/proc/[0-9]*")
@@ -249,7 +311,7 @@ func (l *Lab) Leftovers() ([]string, error) {
 		return nil, err
 	}
 	for _, d := range dirs {
-		if ns, err := os.Readlink(d + "/ns/net"); err == nil && ours[ns] {
+		if ns, err := os.Readlink(d + "/ns/net"); err == nil && ours[ns] != nil {
 			cmdline, _ := os.ReadFile(d + "/cmdline")
 			left = append(left, filepath.Base(d)+" "+strings.ReplaceAll(string(cmdline), "\x00", " "))
 		}
@@ -274,6 +336,9 @@ func (l *Lab) Down(ctx context.Context) error {
 // Kill is Down without the removal of the files: the supervisor is killed with
 // SIGKILL, and everything with it.
 func (l *Lab) Kill(ctx context.Context) error {
+	if _, err := l.hold(); err != nil {
+		return err
+	}
 	if pid := l.supervisor(); pid != 0 {
 		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
 			return fmt.Errorf("kill the supervisor, %d: %w", pid, err)
@@ -289,14 +354,11 @@ func (l *Lab) Kill(ctx context.Context) error {
 	for began := time.Now(); ; {
 		var err error
 		gone := l.supervisor() == 0
-		left, err = l.Leftovers()
-		if errors.Is(err, os.ErrNotExist) {
-			left, err = nil, nil // it never came up
-		}
-		if err != nil {
+		if left, err = l.Leftovers(); err != nil {
 			return err
 		}
 		if gone && len(left) == 0 {
+			l.release()
 			return nil
 		}
 		if gone && time.Since(began) > 2*time.Second {
@@ -323,10 +385,8 @@ func (l *Lab) Power(_ context.Context, node string, on bool) error {
 	if on {
 		op = "on"
 	}
-	if _, err := l.ask(request{Op: op, Node: node}); err != nil {
-		return err
-	}
-	return l.rememberNamespaces()
+	_, err := l.ask(request{Op: op, Node: node})
+	return err
 }
 
 // Shutdown shuts a node down in good order, as "systemctl poweroff" would: Pacemaker
