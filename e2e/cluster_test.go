@@ -199,6 +199,24 @@ func (c *cluster) begin(t *testing.T, limit time.Duration, withLoad bool) *scena
 	return s
 }
 
+// story is a scenario under load, as the subtest of that name.
+type story struct {
+	name string
+	run  func(*scenario)
+}
+
+// tell runs stories one after the other, each on the healthy cluster of that name and with the agent that is installed;
+// limit bounds each.
+func tell(t *testing.T, cluster string, o lab.Options, limit time.Duration, stories []story) {
+	for _, st := range stories {
+		t.Run(st.name, func(t *testing.T) {
+			c := testCluster(t, cluster, o)
+			c.useFaults(t, false)
+			st.run(c.begin(t, limit, true))
+		})
+	}
+}
+
 // powerOff takes a node's power and waits until the cluster has noticed and fenced it: a node that is back before that is
 // fenced then, and is off for good.
 func (s *scenario) powerOff(node string) {

@@ -26,10 +26,7 @@ func staysOff() lab.Options {
 
 // Ensure a cluster of which nothing ran any more finds its way back, in whatever order the nodes return.
 func TestColdStart(t *testing.T) {
-	for _, tt := range []struct {
-		name string
-		run  func(*scenario)
-	}{
+	tell(t, "cold", staysOff(), 4*time.Minute, []story{
 		{"46 power loss of all, all return", func(s *scenario) { s.powerLoss(0) }},
 		{"46 power loss of all, the primary returns first", func(s *scenario) { s.powerLoss(3*time.Second, s.old) }},
 		{"46 power loss of all, the primary returns last", func(s *scenario) { s.powerLoss(3*time.Second, s.others...) }},
@@ -38,13 +35,7 @@ func TestColdStart(t *testing.T) {
 		{"47 clean stop of all, the primary returns last", func(s *scenario) { s.cleanStop(3*time.Second, s.others...) }},
 		{"47 clean stop of all, one returns alone", func(s *scenario) { s.cleanStop(10*time.Second, s.others[0]) }},
 		{"47 those return who missed the end", missedTheEnd},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			c := testCluster(t, "cold", staysOff())
-			c.useFaults(t, false)
-			tt.run(c.begin(t, 4*time.Minute, true))
-		})
-	}
+	})
 }
 
 // powerOn switches nodes on at once, and returns when.

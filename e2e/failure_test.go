@@ -42,10 +42,7 @@ const (
 
 // Ensure the cluster survives the failures of one node's PostgreSQL, by their numbers in the list of scenarios.
 func TestFailure(t *testing.T) {
-	for _, tt := range []struct {
-		name string
-		run  func(*scenario)
-	}{
+	tell(t, "failure", failing(), 3*time.Minute, []story{
 		{"33 postmaster killed", postmasterKilled},
 		{"35 all of PostgreSQL killed", serverKilled},
 		{"34 backend killed", backendKilled},
@@ -58,13 +55,7 @@ func TestFailure(t *testing.T) {
 		{"37 data directory gone", dataGone},
 		{"41 node power off", powerOff},
 		{"attrd dies on the primary's node", attrdKilled},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			c := testCluster(t, "failure", failing())
-			c.useFaults(t, false)
-			tt.run(c.begin(t, 3*time.Minute, true))
-		})
-	}
+	})
 }
 
 // Trap 5: a crash does not wait for the next monitor.

@@ -33,22 +33,13 @@ func onDisks() lab.Options {
 //
 // Trap 21: hung disk: primary looks healthy for hours.
 func TestHung(t *testing.T) {
-	for _, tt := range []struct {
-		name string
-		run  func(*scenario)
-	}{
+	tell(t, "disks", onDisks(), 4*time.Minute, []story{
 		{"disk hangs", diskHangs},
 		{"disk hangs, all connections taken", diskHangsUnseen},
 		{"who writes the WAL is stopped", writerStopped},
 		{"disk hangs for a while", diskHangsAWhile},
 		{"38 WAL volume full", diskFull},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			c := testCluster(t, "disks", onDisks())
-			c.useFaults(t, false)
-			tt.run(c.begin(t, 4*time.Minute, true))
-		})
-	}
+	})
 }
 
 // hang makes the primary's disk hang, and checks that this is what a test wants: it answers, and commits nothing.

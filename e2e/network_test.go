@@ -9,23 +9,14 @@ import (
 
 // Ensure the cluster survives what becomes of its network, by the numbers in the list of scenarios.
 func TestNetwork(t *testing.T) {
-	for _, tt := range []struct {
-		name string
-		run  func(*scenario)
-	}{
+	tell(t, "failure", failing(), 3*time.Minute, []story{
 		{"48 primary isolated", primaryIsolated},
 		{"49 standby isolated", standbyIsolated},
 		{"50 primary and standby cut from each other", pairCut},
 		{"51 the primary is heard, and hears nothing", primaryDeaf},
 		{"51 the primary hears, and is not heard", primaryMute},
 		{"52 packets are lost", packetsLost},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			c := testCluster(t, "failure", failing())
-			c.useFaults(t, false)
-			tt.run(c.begin(t, 3*time.Minute, true))
-		})
-	}
+	})
 }
 
 func primaryIsolated(s *scenario) {

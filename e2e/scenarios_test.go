@@ -17,22 +17,17 @@ import (
 
 // Ensure a handover copes with what a server in use has going on.
 func TestHandoverWhile(t *testing.T) {
-	run := func(name string, f func(s *scenario)) {
-		t.Run(name, func(t *testing.T) {
-			c := testCluster(t, "plain", ordinary())
-			c.useFaults(t, false)
-			f(c.begin(t, 4*time.Minute, true))
-		})
-	}
-	run("replay is paused on the target", whileReplayIsPaused)
-	run("the target is far behind in replay", whileFarBehind)
-	run("transactions are open and prepared", whileTransactions)
-	run("a base backup runs", whileBaseBackup)
-	run("two requests come at once", twoRequests)
-	run("the cluster is in maintenance", whileMaintenance)
-	run("a standby is cascaded from the target", whileCascaded)
-	run("the third node's server hangs", whileThirdHangs)
-	run("a person forces the roles", forcedRoles)
+	tell(t, "plain", ordinary(), 4*time.Minute, []story{
+		{"replay is paused on the target", whileReplayIsPaused},
+		{"the target is far behind in replay", whileFarBehind},
+		{"transactions are open and prepared", whileTransactions},
+		{"a base backup runs", whileBaseBackup},
+		{"two requests come at once", twoRequests},
+		{"the cluster is in maintenance", whileMaintenance},
+		{"a standby is cascaded from the target", whileCascaded},
+		{"the third node's server hangs", whileThirdHangs},
+		{"a person forces the roles", forcedRoles},
+	})
 }
 
 // whileThirdHangs stops all processes of the server that has no part in the handover.

@@ -14,23 +14,15 @@ func TestShape(t *testing.T) {
 	for _, nodes := range []int{2, 5} {
 		o := failing()
 		o.Nodes = nodes
-		name := fmt.Sprintf("shape%d", nodes)
-		for _, tt := range []struct {
-			name string
-			run  func(*scenario)
-		}{
-			{"handovers", handoverToEach},
-			{"node standby", primaryInStandby},
-			{"33 postmaster killed", postmasterKilled},
-			{"standby's node power off", standbyPowerOff},
-			{"41 node power off", powerOff},
-		} {
-			t.Run(fmt.Sprintf("%d nodes/%s", nodes, tt.name), func(t *testing.T) {
-				c := testCluster(t, name, o)
-				c.useFaults(t, false)
-				tt.run(c.begin(t, 4*time.Minute, true))
+		t.Run(fmt.Sprintf("%d nodes", nodes), func(t *testing.T) {
+			tell(t, fmt.Sprintf("shape%d", nodes), o, 4*time.Minute, []story{
+				{"handovers", handoverToEach},
+				{"node standby", primaryInStandby},
+				{"33 postmaster killed", postmasterKilled},
+				{"standby's node power off", standbyPowerOff},
+				{"41 node power off", powerOff},
 			})
-		}
+		})
 	}
 }
 

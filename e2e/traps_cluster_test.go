@@ -38,23 +38,14 @@ const nodesGroup = "64998"
 
 // Ensure the cluster does not fall into the traps that no other test is about. The numbers are those of testdata/traps.txt.
 func TestTraps_Cluster(t *testing.T) {
-	for _, tt := range []struct {
-		name string
-		run  func(*scenario)
-	}{
+	tell(t, "traps", trapped(t), 4*time.Minute, []story{
 		{"27 groups of the server's account", accountsGroups},
 		{"22 wal_retrieve_retry_interval", retryInterval},
 		{"41 dirty buffers", dirtyBuffers},
 		{"14 a standby does not follow", notFollowing},
 		{"6 failure right after a change of roles", failureAfterChange},
 		{"23 a wait for a synchronous standby is cancelled", cancelledWait},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			c := testCluster(t, "traps", trapped(t))
-			c.useFaults(t, false)
-			tt.run(c.begin(t, 4*time.Minute, true))
-		})
-	}
+	})
 }
 
 // Trap 27: the server runs with the supplementary groups of its account, by which it may read a certificate's key.
