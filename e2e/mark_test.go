@@ -13,8 +13,7 @@ func TestMarkBeforeStarted(t *testing.T) {
 	s := c.begin(t, 5*time.Minute, true)
 	s.setRewind(rewindConninfo)
 	old := s.old
-	_, lost := s.markers()
-	s.takeOverFrom(old, lost)
+	s.takeOverFrom(old)
 	w := s.watchOut(old)
 	s.must(s.lab.Power(s.ctx, old, true)) // it takes some seconds to join the cluster
 	s.pause(old, "start/keep-out after", func() {}, func() {

@@ -43,11 +43,9 @@ func TestOldPrimaryReturns(t *testing.T) {
 	s := c.begin(t, 5*time.Minute, true)
 	s.setRewind("")
 	old := s.old
-	kept, lost := s.markers()
 	// Something that is this node's alone: another node's would replace it.
 	s.run(old, "sh", "-c", "echo '# only here' >> "+s.lab.DataDir()+"/postgresql.conf; echo secret > "+s.lab.DataDir()+"/server.key; chmod 600 "+s.lab.DataDir()+"/server.key; chown postgres: "+s.lab.DataDir()+"/server.key")
-	primary := s.takeOverFrom(old, lost)
-	s.mark(primary, kept)
+	primary, kept, lost := s.takeOverFrom(old)
 
 	w := s.watchOut(old)
 	s.must(s.lab.Power(s.ctx, old, true))
@@ -62,11 +60,7 @@ func TestOldPrimaryReturns(t *testing.T) {
 	s.run(primary, "sh", "-c", commands[0])
 	s.rewound(old)
 	w.end()
-	s.mayBePromoted(old)
-	s.streaming()
-	if got := s.marks(old, kept, lost); got != kept {
-		t.Errorf("%s has the marks %q, expected %q", old, got, kept)
-	}
+	s.joined(old, kept, lost)
 	conf := s.run(old, "sh", "-c", "tail -n 1 "+s.lab.DataDir()+"/postgresql.conf; cat "+s.lab.DataDir()+"/server.key; stat -c %U:%a "+s.lab.DataDir()+"/server.key")
 	if conf != "# only here\nsecret\npostgres:600" {
 		t.Errorf("the node's own files after the rewind: %q", conf)
@@ -95,9 +89,7 @@ func TestRejoinCommand(t *testing.T) {
 	s.expect(code, 0, text, old+" needs nothing: it is the primary")
 	code, text = s.pgbaton(s.others[0], "rejoin", "--yes")
 	s.expect(code, 0, text, s.others[0]+" needs nothing: it is a standby and streams")
-	kept, lost := s.markers()
-	primary := s.takeOverFrom(old, lost)
-	s.mark(primary, kept)
+	_, kept, lost := s.takeOverFrom(old)
 	w := s.watchOut(old)
 	s.must(s.lab.Power(s.ctx, old, true))
 	s.keptOut(old, `^diverged: `)
@@ -127,11 +119,7 @@ func TestRejoinCommand(t *testing.T) {
 	s.expect(code, 0, text, "pg_rewind is at work", old+" streams", "pg_waldump -p /var/lib/pgbaton/"+lab.Resource+"/lost-")
 	s.stage("%s", text)
 	w.end()
-	s.mayBePromoted(old)
-	s.streaming()
-	if got := s.marks(old, kept, lost); got != kept {
-		t.Errorf("%s has the marks %q, expected %q", old, got, kept)
-	}
+	s.joined(old, kept, lost)
 	code, text = s.pgbaton(old, "rejoin", "--yes")
 	s.expect(code, 0, text, old+" needs nothing: it is a standby and streams")
 	code, text = s.pgbaton(old, "history", "1")
@@ -190,11 +178,7 @@ func TestTwinReturns(t *testing.T) {
 		s.stage("does: %s", cmd)
 		s.run(twin, "sh", "-c", cmd)
 	}
-	s.mayBePromoted(twin)
-	s.streaming()
-	if got := s.marks(twin, kept, lost); got != kept {
-		t.Errorf("%s has the marks %q, expected %q", twin, got, kept)
-	}
+	s.joined(twin, kept, lost)
 	s.finishRejoined(twin)
 }
 
@@ -213,13 +197,9 @@ func TestPromotedByHand(t *testing.T) {
 	s.stage("%s was promoted by hand", rogue)
 	s.keptOut(rogue, `^diverged: it was promoted by hand to timeline \d+, which nobody in the cluster claimed; `+s.old+` is the primary`)
 	s.rewound(rogue)
-	s.mayBePromoted(rogue)
-	s.streaming()
+	s.joined(rogue, kept, lost)
 	if now := s.timeline(s.old); now != was {
 		t.Errorf("%s writes timeline %d; before somebody promoted %s it was %d", s.old, now, rogue, was)
-	}
-	if got := s.marks(rogue, kept, lost); got != kept {
-		t.Errorf("%s has the marks %q, expected %q", rogue, got, kept)
 	}
 	r := s.stopLoadBut(rogue)
 	if g := r.GapAfter("promoted by hand"); g.Duration() > 3*time.Second {
@@ -288,9 +268,7 @@ func TestRewindKilled(t *testing.T) {
 			s := c.begin(t, 5*time.Minute, true)
 			s.setRewind("")
 			old := s.old
-			kept, lost := s.markers()
-			primary := s.takeOverFrom(old, lost)
-			s.mark(primary, kept)
+			primary, kept, lost := s.takeOverFrom(old)
 			// So much that it takes a while, and a table that did not exist before.
 			s.sql(primary, "DROP TABLE IF EXISTS filler")
 			s.sql(primary, "CREATE TABLE filler AS SELECT n, repeat(md5(n::text), 60) AS f FROM generate_series(1, 60000) n")
@@ -315,11 +293,7 @@ func TestRewindKilled(t *testing.T) {
 			s.stage("%s", l.Attrs["doing"])
 			s.rewound(old)
 			w.end()
-			s.mayBePromoted(old)
-			s.streaming()
-			if got := s.marks(old, kept, lost); got != kept {
-				t.Errorf("%s has the marks %q, expected %q", old, got, kept)
-			}
+			s.joined(old, kept, lost)
 			for _, n := range []string{old, primary} {
 				if got := s.sql(n, "SELECT count(*), sum(n), count(DISTINCT f) FROM filler"); got != "60000|1800030000|60000" {
 					t.Errorf("the table that was half copied is %q on %s", got, n)
@@ -341,9 +315,7 @@ func TestRewindImpossible(t *testing.T) {
 	s := c.begin(t, 6*time.Minute, true)
 	s.setRewind("host=" + lab.VIP + " user=nobody password=sesame")
 	old := s.old
-	kept, lost := s.markers()
-	primary := s.takeOverFrom(old, lost)
-	s.mark(primary, kept)
+	primary, kept, lost := s.takeOverFrom(old)
 	w := s.watchOut(old)
 	s.must(s.lab.Power(s.ctx, old, true))
 	s.keptOut(old, `the rewind stopped: .*role "nobody" does not exist`)
@@ -363,16 +335,12 @@ func TestRewindImpossible(t *testing.T) {
 	s.sql(primary, "SELECT pg_reload_conf()")
 	s.rewound(old)
 	w.end()
-	s.mayBePromoted(old)
-	s.streaming()
+	s.joined(old, kept, lost)
 	// The password is nowhere but in the log of Pacemaker itself, which says every change of its configuration.
 	for _, n := range s.lab.Names {
 		if out := s.run(n, "sh", "-c", "grep -rls sesame /var/log/pgbaton /var/lib/pgbaton /run/pgbaton; crm_mon -1A | grep sesame; true"); out != "" {
 			t.Errorf("the password of rewind_conninfo stands on %s in: %s", n, out)
 		}
-	}
-	if got := s.marks(old, kept, lost); got != kept {
-		t.Errorf("%s has the marks %q, expected %q", old, got, kept)
 	}
 	s.finishRejoined(old)
 }
@@ -383,20 +351,14 @@ func TestHistoryMissing(t *testing.T) {
 	s := c.begin(t, 5*time.Minute, true)
 	s.setRewind(rewindConninfo)
 	old, was := s.old, s.timeline(s.old)
-	kept, lost := s.markers()
-	primary := s.takeOverFrom(old, lost)
-	s.mark(primary, kept)
+	_, kept, lost := s.takeOverFrom(old)
 	s.must(os.Remove(filepath.Join(s.walDir(old), fmt.Sprintf("%08X.history", was))))
 	w := s.watchOut(old)
 	s.must(s.lab.Power(s.ctx, old, true))
 	s.keptOut(old, `^diverged: its WAL of timeline \d+ ends at`)
 	s.rewound(old)
 	w.end()
-	s.mayBePromoted(old)
-	s.streaming()
-	if got := s.marks(old, kept, lost); got != kept {
-		t.Errorf("%s has the marks %q, expected %q", old, got, kept)
-	}
+	s.joined(old, kept, lost)
 	s.finishRejoined(old)
 }
 
@@ -415,9 +377,11 @@ func (s *scenario) setRewind(conninfo string) {
 	s.stage("rewind_conninfo is set")
 }
 
-// takeOverFrom gives a primary a row that nobody else has, takes its power and waits until another node is primary.
-func (s *scenario) takeOverFrom(old, lost string) (primary string) {
+// takeOverFrom gives a primary a row that nobody else has, takes its power and waits until another node is primary, which
+// gets one that is to be kept.
+func (s *scenario) takeOverFrom(old string) (primary, kept, lost string) {
 	s.t.Helper()
+	kept, lost = s.markers()
 	was := s.timeline(old)
 	s.must(s.lab.Cut(s.ctx, lab.Link{From: old, To: lab.Client}))
 	s.cutStandby(s.others...)
@@ -428,7 +392,8 @@ func (s *scenario) takeOverFrom(old, lost string) (primary string) {
 	s.must(s.load.AwaitAck(s.within(roleLimit)))
 	s.stage("%s had a row of its own on timeline %d and is off, %s is primary on timeline %d", old, was, primary, s.timeline(primary))
 	s.fenced = fencings(s.t, s.lab)
-	return primary
+	s.mark(primary, kept)
+	return primary, kept, lost
 }
 
 // keptOut waits until a node counts as started, has -INFINITY and crm_mon -A says what the pattern says, and returns that.
@@ -489,6 +454,16 @@ func (s *scenario) mayBePromoted(node string) {
 		return nil
 	})
 	s.stage("%s streams, and may be promoted", node)
+}
+
+// joined waits until a node is an ordinary standby again, and checks that it has the row of the cluster and not its own.
+func (s *scenario) joined(node, kept, lost string) {
+	s.t.Helper()
+	s.mayBePromoted(node)
+	s.streaming()
+	if got := s.marks(node, kept, lost); got != kept {
+		s.t.Errorf("%s has the marks %q, expected %q", node, got, kept)
+	}
 }
 
 // finishRejoined is finish after a node was kept out, which its monitor reported in a way that Pacemaker lists.
