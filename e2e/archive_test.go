@@ -195,13 +195,7 @@ func archiveRollBack(a *archiveTest, s *scenario) {
 		s.cutStandby(target)
 		s.load.Mark("stop")
 	})
-	s.await(roleLimit, func() error {
-		st, err := s.lab.Status(s.ctx)
-		if err != nil || st.Node(target).Score != "-INFINITY" {
-			return lab.NotYet("%s has the score %q, expected it to refuse (%v)", target, st.Node(target).Score, err)
-		}
-		return nil
-	})
+	s.refused(target)
 	primary := s.newPrimary(was, "")
 	s.must(s.load.AwaitAck(s.within(roleLimit)))
 	if primary == target {

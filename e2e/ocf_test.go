@@ -6,7 +6,6 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
-	"strconv"
 	"strings"
 	"testing"
 )
@@ -90,7 +89,7 @@ func TestLonePromote(t *testing.T) {
 	// Now the standby has, too.
 	one.sql("insert into t values (2)")
 	one.expect(0, "stop")
-	checkpoint := lsn(t, one.control("Latest checkpoint location"))
+	checkpoint := parseLSN(t, one.control("Latest checkpoint location"))
 	two.expect(0, "promote")
 	two.expect(8, "monitor")
 	if got := two.sql("select count(*) from t"); got != "2" {
@@ -102,7 +101,7 @@ func TestLonePromote(t *testing.T) {
 	if len(fork) < 2 {
 		t.Fatalf("%s.history: %q", timeline, history)
 	}
-	switchPoint := lsn(t, fork[1])
+	switchPoint := parseLSN(t, fork[1])
 	// The record is 114 bytes long, aligned to 8; a page header may lie in it (24 bytes, 40 on a segment's first page).
 	if d := switchPoint - checkpoint; d != 120 && d != 144 && d != 160 {
 		t.Errorf("the new timeline begins at %X, %d bytes after the start of n1's shutdown checkpoint at %X; want its end", switchPoint, d, checkpoint)
@@ -132,17 +131,6 @@ func (in *instance) control(name string) string {
 	}
 	in.b.t.Fatalf("pg_controldata does not tell %q of %s", name, in.data)
 	return ""
-}
-
-func lsn(t testing.TB, s string) uint64 {
-	t.Helper()
-	high, low, ok := strings.Cut(s, "/")
-	h, err1 := strconv.ParseUint(high, 16, 32)
-	l, err2 := strconv.ParseUint(low, 16, 32)
-	if !ok || err1 != nil || err2 != nil {
-		t.Fatalf("%q is no position in WAL", s)
-	}
-	return h<<32 | l
 }
 
 // Ensure the tools of users show the agent's meta-data without an error or a warning, and all of it: what

@@ -2,8 +2,6 @@ package e2e
 
 import (
 	"context"
-	"fmt"
-	"os"
 	"strings"
 	"testing"
 	"time"
@@ -14,30 +12,12 @@ import (
 // Ensure a reloadable parameter that is changed under a running cluster is in force with the next action, and that no
 // server is restarted for it; and that any other parameter does restart it.
 func TestReloadAgent(t *testing.T) {
-	if os.Geteuid() != 0 {
-		t.Fatal("the lab makes namespaces: run this test as root")
-	}
-	if err := endCluster(); err != nil { // two labs would disturb each other
-		t.Fatal(err)
-	}
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
-	l, err := lab.Up(ctx, lab.Options{
-		Name: fmt.Sprintf("e2e-reload-%d", os.Getpid()), Nodes: 2, Agent: "pgbaton", AgentBinary: built(t, buildAgent), Lifeline: true, Replace: true, Wrap: true, Log: t.Output(),
+	l := ownLab(t, "reload", lab.Options{
+		Nodes: 2, AgentBinary: built(t, buildAgent), Wrap: true,
 		Ops: map[string]lab.Op{"monitor-promoted": {Interval: "2s"}, "monitor-unpromoted": {Interval: "3s"}},
 	})
-	if l != nil {
-		t.Cleanup(func() {
-			ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
-			defer cancel()
-			if err := l.Down(ctx); err != nil {
-				t.Error(err)
-			}
-		})
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
 	primary, err := l.WaitPromoted(ctx, "")
 	if err != nil {
 		t.Fatal(err)

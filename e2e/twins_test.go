@@ -210,13 +210,7 @@ func TestFullQueue(t *testing.T) {
 			s.fillQueue(target)
 			s.load.Mark("stop")
 		})
-		s.await(roleLimit, func() error {
-			st, err := s.lab.Status(s.ctx)
-			if err != nil || st.Node(target).Score != "-INFINITY" {
-				return lab.NotYet("%s has the score %q, expected it to refuse (%v)", target, st.Node(target).Score, err)
-			}
-			return nil
-		})
+		s.refused(target)
 		if got := s.newPrimary(was, ""); got == target {
 			s.t.Errorf("%s was promoted, which could not have everything", target)
 		}
