@@ -1,22 +1,19 @@
 package baton_test
 
 import (
-	"flag"
 	"fmt"
 	"io/fs"
 	"maps"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 
 	"github.com/pgbaton/pgbaton/internal/baton"
+	"github.com/pgbaton/pgbaton/internal/golden"
 	"github.com/pgbaton/pgbaton/internal/pacemaker"
 	"github.com/pgbaton/pgbaton/internal/pacemaker/envtest"
 )
-
-var update = flag.Bool("update", false, "write the golden files anew")
 
 // evidence is what the old primary left, by the scenario's description in internal/pacemaker/testdata/env/README.md,
 // from the transition with this number on: whose note, and of which kind. An empty node means that there is none.
@@ -95,7 +92,7 @@ func TestClassify_EveryRecordedTransition(t *testing.T) {
 		}
 	}
 	everyFileRead(t, read)
-	golden(t, "changes.golden", out.String())
+	golden.Compare(t, "testdata/changes.golden", out.String())
 }
 
 func noteFor(scenario string, seq int) *baton.Note {
@@ -151,35 +148,4 @@ func list(l []string) string {
 		return "-"
 	}
 	return strings.Join(slices.Sorted(slices.Values(l)), ",")
-}
-
-// golden compares got with testdata/NAME, line by line.
-func golden(t *testing.T, name, got string) {
-	t.Helper()
-	path := filepath.Join("testdata", name)
-	if *update {
-		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if got == string(want) {
-		return
-	}
-	g, w := strings.Split(got, "\n"), strings.Split(string(want), "\n")
-	for i := range max(len(g), len(w)) {
-		var gl, wl string
-		if i < len(g) {
-			gl = g[i]
-		}
-		if i < len(w) {
-			wl = w[i]
-		}
-		if gl != wl {
-			t.Fatalf("%s line %d (write it anew with -update, and read the difference):\n got %s\nwant %s", path, i+1, gl, wl)
-		}
-	}
 }

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/pgbaton/pgbaton/internal/baton"
+	"github.com/pgbaton/pgbaton/internal/golden"
 )
 
 // Ensure that the rules decide as the stories in testdata tell: blocks of commands, a line ----, and what came of them.
@@ -80,7 +81,7 @@ func tellStory(t *testing.T, file string) {
 		}
 		p.story, p.wrong = nil, nil
 	}
-	golden(t, filepath.Base(file), out.String())
+	golden.Compare(t, file, out.String())
 }
 
 // play is a world and what its nodes asked for last.

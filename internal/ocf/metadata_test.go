@@ -3,33 +3,17 @@ package ocf_test
 import (
 	"bytes"
 	"encoding/xml"
-	"flag"
-	"os"
 	"os/exec"
 	"slices"
 	"strings"
 	"testing"
 
+	"github.com/pgbaton/pgbaton/internal/golden"
 	"github.com/pgbaton/pgbaton/internal/ocf"
 )
 
-var update = flag.Bool("update", false, "write the golden files anew")
-
 func TestMetaData_Golden(t *testing.T) {
-	got := ocf.MetaData("1.2.3")
-	const path = "testdata/metadata.golden.xml"
-	if *update {
-		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if got != string(want) {
-		t.Errorf("the meta-data is not that of %s:\n%s", path, got)
-	}
+	golden.Compare(t, "testdata/metadata.golden.xml", ocf.MetaData("1.2.3"))
 }
 
 // Ensure the DTD of the installed ocf-tester accepts the meta-data, by the command

@@ -1,52 +1,18 @@
 package pacemaker_test
 
 import (
-	"flag"
 	"fmt"
 	"io/fs"
 	"maps"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 
+	"github.com/pgbaton/pgbaton/internal/golden"
 	"github.com/pgbaton/pgbaton/internal/pacemaker"
 	"github.com/pgbaton/pgbaton/internal/pacemaker/envtest"
 )
-
-var update = flag.Bool("update", false, "write the golden files anew")
-
-// golden compares got with testdata/NAME.
-func golden(t *testing.T, name, got string) {
-	t.Helper()
-	path := filepath.Join("testdata", name)
-	if *update {
-		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if got == string(want) {
-		return
-	}
-	g, w := strings.Split(got, "\n"), strings.Split(string(want), "\n")
-	for i := range max(len(g), len(w)) {
-		var gl, wl string
-		if i < len(g) {
-			gl = g[i]
-		}
-		if i < len(w) {
-			wl = w[i]
-		}
-		if gl != wl {
-			t.Fatalf("%s line %d:\n got %s\nwant %s", path, i+1, gl, wl)
-		}
-	}
-}
 
 func recorded(t *testing.T) []envtest.Action {
 	t.Helper()
@@ -154,7 +120,7 @@ func TestParsePlan_Golden(t *testing.T) {
 			last = line
 		}
 	}
-	golden(t, "plans.golden", b.String())
+	golden.Compare(t, "testdata/plans.golden", b.String())
 }
 
 // Ensure names are compared as a whole.

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/pgbaton/pgbaton/internal/golden"
 	"github.com/pgbaton/pgbaton/internal/pacemaker"
 )
 
@@ -73,7 +74,7 @@ func TestReadState(t *testing.T) {
 		}
 		fmt.Fprintf(&b, "%s\n%s\n", filepath.Base(file), dump(s))
 	}
-	golden(t, "states.golden", b.String())
+	golden.Compare(t, "testdata/states.golden", b.String())
 }
 
 // Ensure the oldest and the newest form are read.
@@ -90,7 +91,7 @@ func TestParseState_OtherVersions(t *testing.T) {
 		}
 		fmt.Fprintf(&b, "%s\n%s\n", filepath.Base(file), dump(s))
 	}
-	golden(t, "states-other-versions.golden", b.String())
+	golden.Compare(t, "testdata/states-other-versions.golden", b.String())
 }
 
 // Ensure no answer is ever taken for an empty cluster.
