@@ -276,16 +276,6 @@ func archiveTwin(a *archiveTest, s *scenario) {
 	s.wasFenced()
 }
 
-// wasFenced checks that a node was fenced, as the scenario means it, and lets that count as seen.
-func (s *scenario) wasFenced() {
-	s.t.Helper()
-	now := fencings(s.t, s.lab)
-	if len(now) <= len(s.fenced) {
-		s.t.Errorf("fenced: %q, before: %q; expected the node that lost its power", now, s.fenced)
-	}
-	s.fenced = now
-}
-
 // segments fills WAL segments on a primary.
 func (s *scenario) segments(primary string, n int) {
 	s.t.Helper()

@@ -1,14 +1,9 @@
 package e2e
 
 import (
-	"encoding/json"
-	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"regexp"
-	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -16,7 +11,6 @@ import (
 	"time"
 
 	"github.com/pgbaton/pgbaton/internal/lab"
-	"github.com/pgbaton/pgbaton/internal/load"
 )
 
 // failing are the options of a lab for failures: the monitor's intervals are those that the README recommends, so that
@@ -335,188 +329,6 @@ func (s *scenario) attrd(node string) int {
 	}
 	s.t.Fatalf("no pacemaker-attrd runs on %s", node)
 	return 0
-}
-
-// missing checks that a takeover said, in the journal, how much it knows to be lost.
-func (s *scenario) missing(node string, since time.Time, want int64) {
-	s.t.Helper()
-	e := s.promotion(node, since)
-	got := e.Details["missing_bytes"]
-	if e.Details["result"] == "equal: nothing lost" {
-		got = "0"
-	}
-	if got != fmt.Sprint(want) {
-		s.t.Errorf("%s says that %q bytes are missing, by pg_waldump it is %d: %+v", node, got, want, e)
-	}
-	s.t.Logf("%d bytes of WAL are lost; %s says %v", want, node, e.Details)
-}
-
-// promotion is what a node's journal says of its last promotion since then.
-func (s *scenario) promotion(node string, since time.Time) event {
-	s.t.Helper()
-	list := s.journal(node, since)
-	for _, e := range slices.Backward(list) {
-		if e.Action == "promote" && e.Outcome == "done" {
-			return e
-		}
-	}
-	s.t.Fatalf("the journal of %s has no promotion since %s: %+v", node, since.Format(time.TimeOnly), list)
-	return event{}
-}
-
-// returned waits until a node that was gone is back: it streams, or it has WAL of its own, and says so in crm_mon -A and
-// by a score that nobody is promoted with. It reports whether it streams.
-func (s *scenario) returned(node, primary string) (streams bool) {
-	s.t.Helper()
-	s.await(healLimit, func() error {
-		st, err := s.lab.Status(s.ctx)
-		if err != nil {
-			return lab.NotYet("%v", err)
-		}
-		n := st.Node(node)
-		out, err := s.lab.SQL(s.ctx, primary, "SELECT state FROM pg_stat_replication WHERE application_name = '"+node+"'")
-		if err == nil && out == "streaming" && scoreOf(n) > 0 {
-			streams = true
-			return nil
-		}
-		text := n.Attributes["pgbaton-status-"+lab.Resource]
-		if strings.HasPrefix(text, "diverged: ") && n.Score == "-INFINITY" {
-			s.t.Logf("crm_mon -A says of %s: %s", node, text)
-			return nil
-		}
-		return lab.NotYet("%s is %q with the score %q (%s), and does not stream from %s: %q (%v)", node, n.Role, n.Score, text, primary, out, err)
-	})
-	s.stage("%s is back, streams: %v", node, streams)
-	return streams
-}
-
-// takenOver ends the clients of a scenario in which the old primary went without a shutdown: no row is lost that was
-// not committed in WAL which the new primary had not received, by pg_waldump on the old one's disk.
-func (s *scenario) takenOver(now string, was uint32, mark string, limit time.Duration) load.Report {
-	s.t.Helper()
-	r := s.endLoad()
-	fork := s.fork(now, s.timeline(now), was)
-	end := s.lastRecord(s.old, was, fork).end
-	only := s.commitsAfter(s.old, was, fork)
-	s.t.Logf("%d rows acknowledged, %d lost; the WAL of %s runs %d bytes past the fork, %d transactions", r.Acknowledged, r.Lost, s.old, end-fork, only)
-	if r.CheckError != "" || r.Lost > only {
-		s.t.Errorf("%d rows are lost, %d were committed in WAL that %s did not have (%s)", r.Lost, only, now, r.CheckError)
-	}
-	for _, o := range r.Overlaps {
-		s.t.Errorf("two writable nodes: %+v", o)
-	}
-	s.outage(r, mark, limit)
-	s.primaryIs(now)
-	s.noFailedActions(s.old)
-	return r
-}
-
-// fencedSince lists the nodes that were fenced since the scenario began.
-func (s *scenario) fencedSince() []string {
-	s.t.Helper()
-	var nodes []string
-	for _, e := range fencings(s.t, s.lab)[len(s.fenced):] {
-		f := strings.Fields(e)
-		nodes = append(nodes, f[len(f)-1])
-	}
-	return nodes
-}
-
-// fencedAt is when a node was fenced in this scenario.
-func (s *scenario) fencedAt(node string) (time.Time, bool) {
-	s.t.Helper()
-	for _, e := range fencings(s.t, s.lab)[len(s.fenced):] {
-		f := strings.Fields(e)
-		at, err := time.Parse(time.DateOnly+" 15:04:05.000", time.Now().UTC().Format(time.DateOnly)+" "+f[0])
-		s.must(err)
-		if f[len(f)-1] == node {
-			return at, true
-		}
-	}
-	return time.Time{}, false
-}
-
-// onlyFenced checks that nobody else was fenced.
-func (s *scenario) onlyFenced(allowed ...string) {
-	s.t.Helper()
-	for _, n := range s.fencedSince() {
-		if !slices.Contains(allowed, n) {
-			s.t.Errorf("%s was fenced, expected only %v", n, allowed)
-		}
-	}
-}
-
-// forksAtTheEnd checks with pg_waldump and a .history file alone that a new primary has everything that the old one had
-// written: its timeline forks where the last valid record of the old one ends.
-func (s *scenario) forksAtTheEnd(now string, was uint32) {
-	s.t.Helper()
-	timeline := s.timeline(now)
-	fork := s.fork(now, timeline, was)
-	last := s.lastRecord(s.old, was, fork)
-	if last.end != fork {
-		s.t.Errorf("timeline %d of %s forks at %s; the WAL of %s on timeline %d ends at %s, with %q", timeline, now, formatLSN(fork), s.old, was, formatLSN(last.end), last.desc)
-	}
-}
-
-// outage prints how long nobody could write after a mark, and how starved the machine was, and holds the first to a
-// limit; 0: none.
-func (s *scenario) outage(r load.Report, mark string, limit time.Duration) time.Duration {
-	s.t.Helper()
-	g := r.GapAfter(mark)
-	s.result.OutagesMs = append(s.result.OutagesMs, g.Ms)
-	s.t.Logf("outage %.0f ms; %s", g.Ms, starvation(r))
-	if limit > 0 && g.Duration() > limit {
-		s.t.Errorf("nobody could write for %.0f ms, expected at most %s", g.Ms, limit)
-	}
-	return g.Duration()
-}
-
-// starvation says how short of processor time this machine was during a run.
-func starvation(r load.Report) string {
-	pressure := "unknown"
-	if b, err := os.ReadFile("/proc/pressure/cpu"); err == nil {
-		pressure, _, _ = strings.Cut(string(b), "\n")
-	}
-	return fmt.Sprintf("a sleep of 10 ms took up to %.0f ms longer, %.1f ms in 99 of 100; CPU pressure: %s", r.OvershootMax, r.OvershootP99, pressure)
-}
-
-// event is a line of a node's journal, as far as these tests read it.
-type event struct {
-	Time    time.Time         `json:"time"`
-	Action  string            `json:"action"`
-	Kind    string            `json:"kind"`
-	Outcome string            `json:"outcome"`
-	Reason  string            `json:"reason"`
-	Details map[string]string `json:"details"`
-}
-
-// journal reads a node's journal from a moment on.
-func (s *scenario) journal(node string, since time.Time) []event {
-	s.t.Helper()
-	b, err := os.ReadFile(filepath.Join(s.lab.Dir, "nodes", node, "lib", lab.Resource, "journal.jsonl"))
-	s.must(err)
-	var list []event
-	for line := range strings.Lines(string(b)) {
-		var e event
-		s.must(json.Unmarshal([]byte(line), &e))
-		if !e.Time.Before(since) {
-			list = append(list, e)
-		}
-	}
-	return list
-}
-
-// commitsAfter counts the transactions that a node committed on a timeline from a position on, with pg_waldump: what a
-// takeover without them has lost.
-func (s *scenario) commitsAfter(node string, timeline uint32, from uint64) int {
-	s.t.Helper()
-	cmd := exec.CommandContext(s.ctx, filepath.Join(s.lab.Bindir, "pg_waldump"), "-p", s.walDir(node), "-t", fmt.Sprint(timeline), "-s", formatLSN(from), "-r", "Transaction")
-	out, err := cmd.CombinedOutput()
-	var exit *exec.ExitError
-	if err != nil && !errors.As(err, &exit) { // it ends with an error where the WAL ends
-		s.t.Fatal(err)
-	}
-	return len(regexp.MustCompile(`(?m)desc: COMMIT `).FindAllString(string(out), -1))
 }
 
 // recoverySlow keeps a crashed primary in crash recovery for longer than the user wants to wait: the best of the others

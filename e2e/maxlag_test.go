@@ -2,9 +2,7 @@ package e2e
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"os/exec"
 	"regexp"
 	"slices"
 	"strconv"
@@ -194,27 +192,4 @@ func (s *scenario) saysWhatIsLost(now string, was uint32, began time.Time, words
 	}
 	s.t.Logf("%s says that %d bytes are lost, by word %d of %d; its timeline forks at %s; by pg_waldump the WAL of %s has records from %s to %s there, and ends at %s",
 		now, bytes, i+1, len(words), formatLSN(fork), s.old, formatLSN(first), formatLSN(end), formatLSN(last.end))
-}
-
-// walBetween reads a node's WAL of a timeline from a position on with pg_waldump: where the first record begins and where
-// the last one ends that is complete at the other position.
-func (s *scenario) walBetween(node string, timeline uint32, from, to uint64) (first, end uint64) {
-	s.t.Helper()
-	cmd := exec.CommandContext(s.ctx, s.lab.Bindir+"/pg_waldump", "-p", s.walDir(node), "-t", fmt.Sprint(timeline), "-s", formatLSN(from))
-	out, err := cmd.Output()
-	var exit *exec.ExitError
-	if err != nil && !errors.As(err, &exit) { // it ends with an error where the WAL ends
-		s.t.Fatal(err)
-	}
-	for _, m := range dumpLine.FindAllStringSubmatch(string(out), -1) {
-		at := parseLSN(s.t, m[1])
-		if first == 0 {
-			first = at
-		}
-		if at > to {
-			break
-		}
-		end = at // where the next one begins
-	}
-	return first, end
 }

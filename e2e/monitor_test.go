@@ -395,17 +395,6 @@ func TestMonitor_Locked(t *testing.T) {
 	in.expect(7, "monitor", timeout)
 }
 
-// as runs actions one after the other, each with success.
-func as(actions ...string) func(*testing.T, *instance) *instance {
-	return func(t *testing.T, in *instance) *instance {
-		t.Helper()
-		for _, a := range actions {
-			in.expect(0, a)
-		}
-		return in
-	}
-}
-
 // park demotes a primary that the plan stops next.
 func park(t *testing.T, in *instance) {
 	t.Helper()
@@ -489,14 +478,6 @@ func notConsistent(t *testing.T, in *instance) *instance {
 	return in
 }
 
-// refuses makes sure that the server runs and takes no connection.
-func (in *instance) refuses() {
-	in.b.t.Helper()
-	if r := in.b.exec(nil, in.psql("select 1")...); r.code == 0 || !strings.Contains(r.stderr, "not yet accepting") && !strings.Contains(r.stderr, "starting up") {
-		in.b.t.Fatalf("want a server that takes no connections yet, got %d %s%s", r.code, r.stdout, r.stderr)
-	}
-}
-
 // leaveOrphan kills the postmaster only, while one child cannot notice.
 func leaveOrphan(t *testing.T, in *instance) {
 	t.Helper()
@@ -513,58 +494,4 @@ func leaveOrphan(t *testing.T, in *instance) {
 	in.b.kill("STOP", child)
 	in.b.kill("KILL", pm)
 	eventually(t, "all but the stopped child to end", func() bool { return len(in.processes()) == 1 })
-}
-
-// processes are the server processes with the instance's data directory as working directory, zombies not included.
-func (in *instance) processes() []int {
-	in.b.t.Helper()
-	return pids(in.b.must("sh", "-c", `for p in /proc/[0-9]*; do
-	case $(readlink "$p/exe") in */postgres) [ "$(readlink "$p/cwd")" = "$1" ] && echo "${p#/proc/}";; esac
-done; true`, "processes", in.data))
-}
-
-func pids(out string) []int {
-	var list []int
-	for _, s := range strings.Fields(out) {
-		if p, err := strconv.Atoi(s); err == nil {
-			list = append(list, p)
-		}
-	}
-	return list
-}
-
-// crash ends every process of the server at once, those too that it makes meanwhile.
-func (in *instance) crash() {
-	in.b.t.Helper()
-	eventually(in.b.t, "the server's processes to end", func() bool {
-		left := in.processes()
-		in.b.kill("KILL", left...)
-		return len(left) == 0
-	})
-}
-
-// gone waits until nothing of the server runs.
-func (in *instance) gone() {
-	in.b.t.Helper()
-	for end := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) {
-		left := in.processes()
-		if len(left) == 0 {
-			return
-		}
-		if time.Now().After(end) {
-			in.b.t.Fatalf("gave up after 20 s waiting for %d to end\nprocesses:\n%s\nagent: %s\nserver: %s", left, in.b.must("ps", "-ef"), in.agentLog(), in.serverLog())
-		}
-	}
-}
-
-// stalePID writes a postmaster.pid that names another process.
-func (in *instance) stalePID(pid string) {
-	in.b.t.Helper()
-	in.write("postmaster.pid", fmt.Sprintf("%s\n%s\n1700000000\n%s\n%s\n\n  1234 0\nready   \n", pid, in.data, in.params["pgport"], in.params["pghost"]), os.O_TRUNC)
-}
-
-// controlState is what PostgreSQL's own program reads in pg_control.
-func (in *instance) controlState() string {
-	in.b.t.Helper()
-	return in.control("Database cluster state")
 }

@@ -121,18 +121,6 @@ func TestLonePromote(t *testing.T) {
 	refused(one, "the last one crashed")
 }
 
-// control is one line of pg_controldata.
-func (in *instance) control(name string) string {
-	in.b.t.Helper()
-	for line := range strings.Lines(in.b.postgres(boxBin+"/pg_controldata", in.data)) {
-		if v, ok := strings.CutPrefix(line, name+":"); ok {
-			return strings.TrimSpace(v)
-		}
-	}
-	in.b.t.Fatalf("pg_controldata does not tell %q of %s", name, in.data)
-	return ""
-}
-
 // Ensure the tools of users show the agent's meta-data without an error or a warning, and all of it: what
 // testdata/metadata.txt says, which is our text and not the layout of a version of some tool.
 // PGBATON_UPDATE=1 writes that file anew.

@@ -269,14 +269,6 @@ func restartClone(t *testing.T, c *cluster) {
 	}
 }
 
-// primaryIs checks that the role did not bounce since.
-func (s *scenario) primaryIs(node string) {
-	s.t.Helper()
-	if p := s.status().Promoted(); len(p) != 1 || p[0] != node {
-		s.t.Errorf("expected %s to be the only primary still, found %v", node, p)
-	}
-}
-
 // planned is the node that Pacemaker's plan promotes, read from the environment of the demote that is paused on the old
 // primary.
 func (s *scenario) planned() string {

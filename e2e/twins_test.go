@@ -366,24 +366,6 @@ func (s *scenario) nothingOf(primary string, timeline, not, parent uint32) {
 	}
 }
 
-// noFailedActions is noFailures for a scenario in which a node had to be fenced, and is now known to be diverged: its
-// monitor says so in a way that Pacemaker lists, without counting it.
-func (s *scenario) noFailedActions(diverged string) {
-	s.t.Helper()
-	st := s.status()
-	for _, f := range st.Failed {
-		// What a node that is kept out says, and a primary that hung before it lost its role, is no failed action.
-		if !strings.Contains(f, " on "+diverged+": OCF_DEGRADED ") && !strings.Contains(f, " on "+diverged+": promoted (degraded) ") {
-			s.t.Errorf("failed action: %s", f)
-		}
-	}
-	for _, n := range st.Nodes {
-		if n.FailCount != "" && n.FailCount != "0" {
-			s.t.Errorf("%s has a fail count of %s", n.Name, n.FailCount)
-		}
-	}
-}
-
 // fillQueue cuts a standby's port and writes until its walsender cannot get rid of megabytes.
 func (s *scenario) fillQueue(node string) {
 	s.t.Helper()

@@ -1,0 +1,165 @@
+package e2e
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+// timeline is the timeline that a primary writes.
+func (s *scenario) timeline(primary string) uint32 {
+	s.t.Helper()
+	v, err := strconv.ParseUint(s.sql(primary, "SELECT left(pg_walfile_name(pg_current_wal_insert_lsn()), 8)"), 16, 32)
+	s.must(err)
+	return uint32(v)
+}
+
+// fork reads a timeline's history file on a node: where it left the timeline was. Between the two may lie numbers that
+// were passed over, because somebody had meant to start them: timelines that end where they begin, without a record.
+func (s *scenario) fork(node string, timeline, was uint32) uint64 {
+	s.t.Helper()
+	path := filepath.Join(s.walDir(node), fmt.Sprintf("%08X.history", timeline))
+	b, err := os.ReadFile(path)
+	s.must(err)
+	var at uint64
+	for line := range strings.Lines(string(b)) {
+		f := strings.Fields(line)
+		if len(f) < 2 {
+			continue
+		}
+		parent, err := strconv.ParseUint(f[0], 10, 32)
+		s.must(err)
+		left := parseLSN(s.t, f[1])
+		switch {
+		case uint32(parent) == was:
+			at = left
+		case uint32(parent) > was && left != at:
+			s.t.Errorf("%s: timeline %d was left at %s and timeline %d at %s, expected nothing between them:\n%s", path, was, formatLSN(at), parent, f[1], b)
+		}
+	}
+	if at == 0 {
+		s.t.Fatalf("%s has no line for timeline %d:\n%s", path, was, b)
+	}
+	return at
+}
+
+// walDir is a node's pg_wal, as this program sees it.
+func (s *scenario) walDir(node string) string {
+	return filepath.Join(s.lab.Dir, "nodes", node, "data", "pg_wal")
+}
+
+// walRecord is a WAL record as pg_waldump shows it.
+type walRecord struct {
+	start, end uint64
+	desc       string
+}
+
+var (
+	dumpLine = regexp.MustCompile(`(?m)lsn: ([0-9A-F]+/[0-9A-F]+), prev [0-9A-F]+/[0-9A-F]+, desc: (.*)$`)
+	// Where pg_waldump expected the next record. The words depend on what is there: zeros, or an older segment's bytes.
+	dumpEnd = regexp.MustCompile(`(?s)error in WAL record at [0-9A-F]+/[0-9A-F]+: .*? at ([0-9A-F]+/[0-9A-F]+)`)
+)
+
+// lastRecord reads the last record of a timeline in a node's pg_wal with pg_waldump, looking from shortly before a
+// position on.
+func (s *scenario) lastRecord(node string, timeline uint32, near uint64) walRecord {
+	s.t.Helper()
+	segment := uint64(s.lab.WALSegMB) << 20
+	// Not before the segment of the position: the one before may be gone.
+	from := max((near-1)/segment*segment, (near-min(near, 64<<10))/8192*8192)
+	cmd := exec.CommandContext(s.ctx, filepath.Join(s.lab.Bindir, "pg_waldump"), "-p", s.walDir(node), "-t", fmt.Sprint(timeline), "-s", formatLSN(from))
+	out, _ := cmd.CombinedOutput() // it ends with an error where the WAL ends
+	lines := dumpLine.FindAllStringSubmatch(string(out), -1)
+	end := dumpEnd.FindStringSubmatch(string(out))
+	if len(lines) == 0 || end == nil {
+		s.t.Fatalf("%s: no record and an end expected: %s", cmd, out)
+	}
+	last := lines[len(lines)-1]
+	return walRecord{start: parseLSN(s.t, last[1]), end: parseLSN(s.t, end[1]), desc: last[2]}
+}
+
+// proven checks a handover with pg_waldump and a .history file alone: the new primary's timeline forks from the old one
+// at the end of the shutdown checkpoint, which is the last record that the old primary wrote on it.
+func (s *scenario) proven(from string, was uint32, to string) (now uint32) {
+	s.t.Helper()
+	now = s.timeline(to)
+	if now <= was {
+		s.t.Fatalf("%s writes timeline %d; %s wrote %d before", to, now, from, was)
+	}
+	fork := s.fork(to, now, was)
+	last := s.lastRecord(from, was, fork)
+	if !strings.HasPrefix(last.desc, "CHECKPOINT_SHUTDOWN") {
+		s.t.Errorf("the last record of %s on timeline %d, at %s, is %q, expected CHECKPOINT_SHUTDOWN", from, was, formatLSN(last.start), last.desc)
+	}
+	if last.end != fork {
+		s.t.Errorf("timeline %d of %s forks at %s; the shutdown checkpoint of %s ends at %s", now, to, formatLSN(fork), from, formatLSN(last.end))
+	}
+	return now
+}
+
+// forksAtTheEnd checks with pg_waldump and a .history file alone that a new primary has everything that the old one had
+// written: its timeline forks where the last valid record of the old one ends.
+func (s *scenario) forksAtTheEnd(now string, was uint32) {
+	s.t.Helper()
+	timeline := s.timeline(now)
+	fork := s.fork(now, timeline, was)
+	last := s.lastRecord(s.old, was, fork)
+	if last.end != fork {
+		s.t.Errorf("timeline %d of %s forks at %s; the WAL of %s on timeline %d ends at %s, with %q", timeline, now, formatLSN(fork), s.old, was, formatLSN(last.end), last.desc)
+	}
+}
+
+// commitsAfter counts the transactions that a node committed on a timeline from a position on, with pg_waldump: what a
+// takeover without them has lost.
+func (s *scenario) commitsAfter(node string, timeline uint32, from uint64) int {
+	s.t.Helper()
+	cmd := exec.CommandContext(s.ctx, filepath.Join(s.lab.Bindir, "pg_waldump"), "-p", s.walDir(node), "-t", fmt.Sprint(timeline), "-s", formatLSN(from), "-r", "Transaction")
+	out, err := cmd.CombinedOutput()
+	var exit *exec.ExitError
+	if err != nil && !errors.As(err, &exit) { // it ends with an error where the WAL ends
+		s.t.Fatal(err)
+	}
+	return len(regexp.MustCompile(`(?m)desc: COMMIT `).FindAllString(string(out), -1))
+}
+
+// walBetween reads a node's WAL of a timeline from a position on with pg_waldump: where the first record begins and where
+// the last one ends that is complete at the other position.
+func (s *scenario) walBetween(node string, timeline uint32, from, to uint64) (first, end uint64) {
+	s.t.Helper()
+	cmd := exec.CommandContext(s.ctx, s.lab.Bindir+"/pg_waldump", "-p", s.walDir(node), "-t", fmt.Sprint(timeline), "-s", formatLSN(from))
+	out, err := cmd.Output()
+	var exit *exec.ExitError
+	if err != nil && !errors.As(err, &exit) { // it ends with an error where the WAL ends
+		s.t.Fatal(err)
+	}
+	for _, m := range dumpLine.FindAllStringSubmatch(string(out), -1) {
+		at := parseLSN(s.t, m[1])
+		if first == 0 {
+			first = at
+		}
+		if at > to {
+			break
+		}
+		end = at // where the next one begins
+	}
+	return first, end
+}
+
+func parseLSN(t testing.TB, text string) uint64 {
+	t.Helper()
+	high, low, ok := strings.Cut(text, "/")
+	hi, err1 := strconv.ParseUint(high, 16, 32)
+	lo, err2 := strconv.ParseUint(low, 16, 32)
+	if !ok || err1 != nil || err2 != nil {
+		t.Fatalf("%q is no position in WAL", text)
+	}
+	return hi<<32 | lo
+}
+
+func formatLSN(lsn uint64) string { return fmt.Sprintf("%X/%X", lsn>>32, lsn&0xFFFFFFFF) }
