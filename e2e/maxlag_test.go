@@ -62,7 +62,7 @@ func TestMaxLag(t *testing.T) {
 		s.away(away)
 		words := s.losePrimary(lagLimit + 1<<20)
 		s.staysUnpromoted(45 * time.Second)
-		why := s.status().Node(candidate).Attributes["pgbaton-status-"+lab.Resource]
+		why := s.status().Node(candidate).Attributes[statusAttribute]
 		s.stage("nobody is promoted; crm_mon -A says of %s: %s", candidate, why)
 		m := regexp.MustCompile(`^refused: ` + candidate + ` lacks at least (\d+) bytes that the last primary had, maxlag allows ` + strconv.Itoa(lagLimit) + `; the way out: .*pgbaton promote --accept-data-loss ` + candidate).FindStringSubmatch(why)
 		if m == nil {

@@ -263,7 +263,7 @@ func (s *scenario) returned(node, primary string) (streams bool) {
 			streams = true
 			return nil
 		}
-		text := n.Attributes["pgbaton-status-"+lab.Resource]
+		text := n.Attributes[statusAttribute]
 		if strings.HasPrefix(text, "diverged: ") && n.Score == "-INFINITY" {
 			s.t.Logf("crm_mon -A says of %s: %s", node, text)
 			return nil

@@ -62,13 +62,13 @@ func TestQuorum(t *testing.T) {
 				if err != nil {
 					return lab.NotYet("%v", err)
 				}
-				said := st.Node(n).Attributes["pgbaton-status-"+lab.Resource]
+				said := st.Node(n).Attributes[statusAttribute]
 				if !regexp.MustCompile(why).MatchString(said) {
 					return lab.NotYet("crm_mon -A says of %s: %q; expected %q", n, said, why)
 				}
 				return nil
 			})
-			s.stage("crm_mon -A says of %s: %s", n, s.status().Node(n).Attributes["pgbaton-status-"+lab.Resource])
+			s.stage("crm_mon -A says of %s: %s", n, s.status().Node(n).Attributes[statusAttribute])
 		}
 		s.must(s.lab.WaitIdle(s.within(healLimit)))
 		if p := s.status().Promoted(); len(p) > 0 {

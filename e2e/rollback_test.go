@@ -301,7 +301,7 @@ func (s *scenario) refused(node string) {
 			return lab.NotYet("%v", err)
 		}
 		n := st.Node(node)
-		why = n.Attributes["pgbaton-status-"+lab.Resource]
+		why = n.Attributes[statusAttribute]
 		if n.Score != "-INFINITY" || !strings.HasPrefix(why, "refused: ") {
 			return lab.NotYet("%s has the score %q and the status %q, expected -INFINITY and why it was refused", node, n.Score, why)
 		}
@@ -319,7 +319,7 @@ func (s *scenario) wayOut(node string) {
 		if err != nil {
 			return lab.NotYet("%v", err)
 		}
-		if why := st.Node(node).Attributes["pgbaton-status-"+lab.Resource]; !want.MatchString(why) {
+		if why := st.Node(node).Attributes[statusAttribute]; !want.MatchString(why) {
 			return lab.NotYet("crm_mon -A says of %s %q, expected %q", node, why, want)
 		}
 		return nil

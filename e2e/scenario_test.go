@@ -14,6 +14,9 @@ import (
 	"github.com/pgbaton/pgbaton/internal/load"
 )
 
+// statusAttribute is what crm_mon -A shows of a node that has something to say.
+const statusAttribute = "pgbaton-status-" + lab.Resource
+
 // scenario is one story on a healthy cluster: a primary, two or more standbys that stream, clients that write.
 type scenario struct {
 	t   *testing.T
@@ -119,7 +122,7 @@ func noRefusals(ctx context.Context, l *lab.Lab) error {
 		}
 		for _, n := range st.Nodes {
 			if scoreOf(n) < 0 {
-				return lab.NotYet("%s has the score %q (%s)", n.Name, n.Score, n.Attributes["pgbaton-status-"+lab.Resource])
+				return lab.NotYet("%s has the score %q (%s)", n.Name, n.Score, n.Attributes[statusAttribute])
 			}
 		}
 		return nil
@@ -265,7 +268,7 @@ func (s *scenario) lifted(node string) {
 			return lab.NotYet("%v", err)
 		}
 		if scoreOf(st.Node(node)) < 0 {
-			return lab.NotYet("%s still has the score %q (%s)", node, st.Node(node).Score, st.Node(node).Attributes["pgbaton-status-"+lab.Resource])
+			return lab.NotYet("%s still has the score %q (%s)", node, st.Node(node).Score, st.Node(node).Attributes[statusAttribute])
 		}
 		return nil
 	})
@@ -335,5 +338,3 @@ func (s *scenario) startLoad(o load.Options) {
 	s.load, err = load.Start(s.ctx, s.lab, o)
 	s.must(err)
 }
-
-const statusAttribute = "pgbaton-status-" + lab.Resource

@@ -158,7 +158,7 @@ func notFollowing(s *scenario) {
 	node := s.others[0]
 	s.sql(s.old, "SELECT pg_terminate_backend(pid) FROM pg_stat_replication WHERE application_name = '"+node+"'")
 	s.cutStandby(node)
-	shown := func() string { return s.status().Node(node).Attributes["pgbaton-status-"+lab.Resource] }
+	shown := func() string { return s.status().Node(node).Attributes[statusAttribute] }
 	s.await(healLimit, func() error {
 		if text := shown(); !strings.HasPrefix(text, "does not follow: ") {
 			return lab.NotYet("crm_mon -A says of %s, which is cut off: %q", node, text)

@@ -137,12 +137,12 @@ func TestStaleNote(t *testing.T) {
 			if p := st.Promoted(); slices.Contains(p, first) || slices.Contains(p, s.others[1]) {
 				return fmt.Errorf("%v promoted, without the rows that %s committed", p, second)
 			}
-			if text := st.Node(n).Attributes["pgbaton-status-"+lab.Resource]; !reason.MatchString(text) || st.Node(n).Score != "-INFINITY" {
+			if text := st.Node(n).Attributes[statusAttribute]; !reason.MatchString(text) || st.Node(n).Score != "-INFINITY" {
 				return lab.NotYet("crm_mon -A says of %s, whose score is %q: %q; expected it to refuse", n, st.Node(n).Score, text)
 			}
 			return nil
 		})
-		s.stage("crm_mon -A says of %s: %s", n, s.status().Node(n).Attributes["pgbaton-status-"+lab.Resource])
+		s.stage("crm_mon -A says of %s: %s", n, s.status().Node(n).Attributes[statusAttribute])
 	}
 	s.must(s.lab.WaitIdle(s.within(healLimit)))
 	if p := s.status().Promoted(); len(p) > 0 {
@@ -306,13 +306,13 @@ func (s *scenario) diverged(node string) {
 			return lab.NotYet("%v", err)
 		}
 		n := st.Node(node)
-		text := n.Attributes["pgbaton-status-"+lab.Resource]
+		text := n.Attributes[statusAttribute]
 		if n.Score != "-INFINITY" || !regexp.MustCompile(`^diverged: .*timeline \d+`).MatchString(text) {
 			return lab.NotYet("%s has the score %q, and crm_mon -A says of it %q; expected -INFINITY, and how it diverged", node, n.Score, text)
 		}
 		return nil
 	})
-	s.stage("crm_mon -A says of %s: %s", node, s.status().Node(node).Attributes["pgbaton-status-"+lab.Resource])
+	s.stage("crm_mon -A says of %s: %s", node, s.status().Node(node).Attributes[statusAttribute])
 }
 
 // notServing looks for a while whether a node that has diverged serves anybody: it must not.
