@@ -191,7 +191,7 @@ func (s *Setup) command(ctx context.Context, argv ...string) error {
 	limited, cancel := context.WithTimeoutCause(ctx, commandLimit, errHangs)
 	defer cancel()
 	_, err := s.world.Run.Run(limited, argv...)
-	if pacemaker.ExitStatus(err) == crmNoSuch && slices.ContainsFunc(argv, func(a string) bool { return a == "--delete" || a == "--delete-parameter" }) {
+	if pacemaker.ExitStatus(err) == crmNoSuch && slices.ContainsFunc(argv, func(a string) bool { return strings.HasPrefix(a, "--delete") }) {
 		return nil // it is gone already
 	}
 	return err

@@ -210,10 +210,12 @@ func (s *Setup) planNew(server *postgres.Server, address, prefix string) {
 	s.outro = []string{
 		"Then, on every node: keep the system from starting PostgreSQL (systemctl disable postgresql; with Debian's tools also start.conf), and run pgbaton check, which says what else is to be done. See what there is: pgbaton status.",
 	}
-	if s.goingOn {
-		for _, a := range s.Config.Addresses() { // one of them may have been made by it
-			s.mayDo = append(s.mayDo, a.ID)
-		}
+	vip := s.madeVIP()
+	if server != nil && address != "" {
+		vip = vipName(s.Resource)
+	}
+	if vip != "" {
+		s.mayDo = []string{vip}
 	}
 	if server != nil {
 		s.steps = append(s.steps, s.create(*server, address, prefix)...)
@@ -237,14 +239,20 @@ func (s *Setup) planNew(server *postgres.Server, address, prefix string) {
 	}
 	settled := func(ctx context.Context) error { return s.awaitMonitors(ctx, s.transientScores, baton.ScoreFollows) }
 	s.steps = append(s.steps, s.resume("every node's monitor has answered and has set its score", settled), s.unmark())
-	vip := ""
-	if address != "" {
-		vip = vipName(s.Resource)
-	}
 	s.undo = func(ctx context.Context) error { return s.removeNew(ctx, vip) }
 }
 
 func vipName(resource string) string { return strings.TrimSuffix(resource, "d") + "-vip" }
+
+// madeVIP is the virtual IP that a setup which was cut short has made, "" if it made none: one that was there before was not
+// bound to a clone that was not.
+func (s *Setup) madeVIP() string {
+	vip := vipName(s.Resource)
+	if slices.ContainsFunc(s.Config.Colocations(vip), func(c pacemaker.Colocation) bool { return c.With == s.Clone }) {
+		return vip
+	}
+	return ""
+}
 
 // piece is a part of the configuration, in the words of both tools.
 type piece struct{ what, pcs, crm, why string }
@@ -280,7 +288,6 @@ func (s *Setup) create(server postgres.Server, address, prefix string) []setupSt
 	}
 	if address != "" {
 		vip := vipName(s.Resource)
-		s.mayDo = append(s.mayDo, vip)
 		list = append(list,
 			piece{
 				"The virtual IP", fmt.Sprintf("resource create %s ocf:heartbeat:IPaddr2 ip=%s cidr_netmask=%s op monitor interval=10s timeout=20s", vip, address, prefix),
@@ -349,14 +356,10 @@ func unpromotedName(promoted string) string {
 func (s *Setup) removeNew(ctx context.Context, vip string) error {
 	drop := []string{fmt.Sprintf("//clone[@id='%s']", s.Clone)}
 	if vip != "" {
-		drop = append([]string{
-			fmt.Sprintf("//constraints/*[@rsc='%s' or @then='%s']", vip, vip),
-			fmt.Sprintf("//constraints/*[@rsc='%s' or @then='%s']", vip, vip),
-			fmt.Sprintf("//constraints/*[@rsc='%s' or @then='%s']", vip, vip),
-		}, append(drop, fmt.Sprintf("//primitive[@id='%s']", vip))...)
+		drop = []string{fmt.Sprintf("//constraints/*[@rsc='%s' or @then='%s']", vip, vip), drop[0], fmt.Sprintf("//primitive[@id='%s']", vip)}
 	}
 	for _, xpath := range drop {
-		if err := s.command(ctx, "cibadmin", "--delete", "--xpath", xpath); err != nil {
+		if err := s.command(ctx, "cibadmin", "--delete-all", "--force", "--xpath", xpath); err != nil { // all that match; that wants force
 			return err
 		}
 	}

@@ -134,6 +134,50 @@ func TestNew(t *testing.T) {
 	}
 }
 
+// Ensure a setup of a new cluster that was cut short is gone on with, or taken back, with the virtual IP that it has made and
+// no other one, whatever the command line says of it.
+func TestNew_GoesOn(t *testing.T) {
+	for name, tt := range map[string]struct {
+		replace     map[string]string
+		start, drop string
+	}{
+		"with an address":      {nil, ", and to start pgsql-vip.", "//primitive[@id='pgsql-vip']"},
+		"somebody's address":   {map[string]string{"pgsql-vip": "other-vip"}, ". It is asked", ""},
+		"an address unbound":   {map[string]string{`rsc="pgsql-vip" with-rsc="pgsql-ha"`: `rsc="pgsql-vip" with-rsc="other-ha"`}, ". It is asked", ""},
+		"of a name of its own": {map[string]string{"pgsqld": "dbd", "pgsql-vip": "db-vip"}, ", and to start db-vip.", "//primitive[@id='db-vip']"},
+	} {
+		w, r := replay(t, "paf")
+		r.replace = map[string]string{
+			"ocf:heartbeat:pgsqlms":                             agentName,
+			`id="meta-notify" name="notify" value="true"`:       `id="meta-notify" name="pgbaton-setup" value="new,n1,n2,n3"`,
+			`maintenance-mode="false"`:                          `maintenance-mode="true"`,
+			`<cluster_property_set id="cib-bootstrap-options">`: `<cluster_property_set id="cib-bootstrap-options"><nvpair id="m" name="maintenance-mode" value="true"/>`,
+		}
+		for old, now := range tt.replace {
+			r.replace[old] = now
+		}
+		s, err := w.New(t.Context(), Wanted{Name: "pgsqld", Clone: "pgsql-ha", Tool: "pcs"})
+		if err != nil {
+			t.Fatal(name, err)
+		}
+		var b strings.Builder
+		s.Text(&b, Style{})
+		if !strings.Contains(strings.Join(strings.Fields(b.String()), " "), "it must want to do nothing but monitor"+tt.start) {
+			t.Errorf("%s: no %q in\n%s", name, tt.start, b.String())
+		}
+		if err := s.undo(t.Context()); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		changes := strings.Join(r.changes, "\n")
+		if tt.drop == "" && strings.Contains(changes, "-vip") || !strings.Contains(changes, tt.drop) {
+			t.Errorf("%s: took back by\n%s", name, changes)
+		}
+		if !strings.Contains(changes, "//clone[@id='pgsql-ha']") || !strings.HasSuffix(changes, "crm_attribute --name maintenance-mode --delete") {
+			t.Errorf("%s: took back by\n%s", name, changes)
+		}
+	}
+}
+
 // Ensure a new cluster is refused, with the reason, where something is missing.
 func TestNew_Refused(t *testing.T) {
 	want := Wanted{Name: "pgsqld", Clone: "pgsql-ha", Tool: "pcs"}
