@@ -307,19 +307,24 @@ func (s *Setup) awaitProbes(ctx context.Context, agent string) error {
 		if err != nil {
 			return err
 		}
-		histories := status.Histories(s.Resource)
-		for _, node := range s.members {
-			h := histories[node]
-			op, ok := h.Probe()
-			switch {
-			case h.Agent != agent || !ok || op.Pending:
-				return fmt.Errorf("%s on %s has not answered", agent, node)
-			case op.Code != s.expected(node):
-				return wrong("%s on %s answers %s: expected %s", agent, node, answerText(op), codeText(s.expected(node)))
-			}
-		}
-		return nil
+		return s.answers(status, agent, pacemaker.History.Probe)
 	})
+}
+
+// answers checks what the agent has answered last on every node. That it has not is no wrong answer.
+func (s *Setup) answers(status pacemaker.Status, agent string, last func(pacemaker.History) (pacemaker.DoneOperation, bool)) error {
+	histories := status.Histories(s.Resource)
+	for _, node := range s.members {
+		h := histories[node]
+		op, ok := last(h)
+		switch {
+		case h.Agent != agent || !ok || op.Pending:
+			return fmt.Errorf("%s on %s has not answered", agent, node)
+		case op.Code != s.expected(node):
+			return wrong("%s on %s answers %s: expected %s", agent, node, answerText(op), codeText(s.expected(node)))
+		}
+	}
+	return nil
 }
 
 func answerText(op pacemaker.DoneOperation) string {
@@ -391,16 +396,8 @@ func (s *Setup) awaitMonitors(ctx context.Context, scores func(pacemaker.Status)
 		if err != nil {
 			return err
 		}
-		histories := status.Histories(s.Resource)
-		for _, node := range s.members {
-			h := histories[node]
-			op, ok := h.Monitor()
-			switch {
-			case h.Agent != s.to || !ok || op.Pending:
-				return fmt.Errorf("the monitor of %s on %s has not answered", s.to, node)
-			case op.Code != s.expected(node):
-				return fmt.Errorf("the monitor of %s on %s answers %s: expected %s", s.to, node, answerText(op), codeText(s.expected(node)))
-			}
+		if err := s.answers(status, s.to, pacemaker.History.Monitor); err != nil {
+			return fmt.Errorf("monitor: %v", err) // not wrapped, so not final: the next one may see it otherwise
 		}
 		values, err := scores(status)
 		if err != nil {
