@@ -98,7 +98,7 @@ func (a *Agent) measureLost(ctx context.Context, o *view.Outside) {
 		from = max(from, h[len(h)-1].Switch)
 	}
 	args := []string{"-p", a.walDir(), "-t", fmt.Sprint(o.Ends.Timeline), "-s", from.String(), "--rmgr=Transaction"}
-	o.Waldump = strings.TrimPrefix(commands(append([]string{filepath.Join(a.pg.BinDir, "pg_waldump")}, args...)), "$ ")
+	o.Waldump = ocf.JoinArgs(append([]string{filepath.Join(a.pg.BinDir, "pg_waldump")}, args...)...)
 	limited, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	out, _ := postgres.Tool{}.Run(limited, a.pg, "pg_waldump", args...) // it ends with an error where the WAL ends

@@ -14,6 +14,7 @@ import (
 
 	"github.com/pgbaton/pgbaton/internal/durable"
 	"github.com/pgbaton/pgbaton/internal/journal"
+	"github.com/pgbaton/pgbaton/internal/ocf"
 	"github.com/pgbaton/pgbaton/internal/pgdisk"
 )
 
@@ -120,9 +121,7 @@ func (a *Agent) putAside(ctl pgdisk.Control, fork forkPoint, r *journal.Rewind) 
 
 // waldump is the command that shows the transactions that were lost.
 func (a *Agent) waldump(r *journal.Rewind) string {
-	return strings.Join([]string{
-		shellQuote(filepath.Join(r.BinDir, "pg_waldump")), "-p", shellQuote(r.Keep), "-t", fmt.Sprint(r.Timeline), "-s", r.Fork.String(), "--rmgr=Transaction",
-	}, " ")
+	return ocf.JoinArgs(filepath.Join(r.BinDir, "pg_waldump"), "-p", r.Keep, "-t", fmt.Sprint(r.Timeline), "-s", r.Fork.String(), "--rmgr=Transaction")
 }
 
 // restoreTarget brings the data directory to where a second run of pg_rewind does all that the first one did: its WAL

@@ -2,11 +2,11 @@ package agent
 
 import (
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 
 	"github.com/pgbaton/pgbaton/internal/baton"
+	"github.com/pgbaton/pgbaton/internal/ocf"
 	"github.com/pgbaton/pgbaton/internal/postgres"
 )
 
@@ -82,22 +82,9 @@ func (a *Agent) conninfoForRewind() string {
 func commands(lines ...[]string) string {
 	var b strings.Builder
 	for _, words := range lines {
-		b.WriteString(" $")
-		for _, w := range words {
-			b.WriteString(" " + shellQuote(w))
-		}
+		b.WriteString(" $ " + ocf.JoinArgs(words...))
 	}
 	return strings.TrimSpace(b.String())
-}
-
-// plainWord needs no quotes in a shell.
-var plainWord = regexp.MustCompile(`^[A-Za-z0-9_@%+=:,./-]+$`)
-
-func shellQuote(s string) string {
-	if plainWord.MatchString(s) {
-		return s
-	}
-	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
 }
 
 func or(a, b string) string {

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/pgbaton/pgbaton/internal/journal"
+	"github.com/pgbaton/pgbaton/internal/ocf"
 	"github.com/pgbaton/pgbaton/internal/pgdisk"
 	"github.com/pgbaton/pgbaton/internal/postgres"
 )
@@ -116,10 +117,10 @@ func (s *Site) here(id string, sev Severity, do, why, format string, args ...any
 // setting is the command that makes a parameter of the server's be this, in the file that wins, for the next start; and at
 // once where a reload is enough. The value is our own, or a quoted one of the user's.
 func (s *Site) setting(name, value string, restart bool) string {
-	file := s.Inst.ConfigFile()
-	auto := filepath.Join(s.Inst.DataDir, "postgresql.auto.conf")
+	file := ocf.JoinArgs(s.Inst.ConfigFile())
+	auto := ocf.JoinArgs(filepath.Join(s.Inst.DataDir, "postgresql.auto.conf"))
 	line := fmt.Sprintf("%s = '%s'", name, strings.ReplaceAll(value, "'", "''"))
-	do := fmt.Sprintf("sed -i '/^[[:space:]]*%s[[:space:]=]/Id' %s %s && echo %s >> %s", name, file, auto, shellQuote(line), file)
+	do := fmt.Sprintf("sed -i '/^[[:space:]]*%s[[:space:]=]/Id' %s %s && echo %s >> %s", name, file, auto, ocf.JoinArgs(line), file)
 	if restart {
 		return do + " && " + s.restart()
 	}
@@ -128,7 +129,7 @@ func (s *Site) setting(name, value string, restart bool) string {
 
 // reload makes the running server read its configuration.
 func (s *Site) reload() string {
-	return fmt.Sprintf("kill -HUP $(head -1 %s)", filepath.Join(s.Inst.DataDir, "postmaster.pid"))
+	return fmt.Sprintf("kill -HUP $(head -1 %s)", ocf.JoinArgs(filepath.Join(s.Inst.DataDir, "postmaster.pid")))
 }
 
 // restart is Pacemaker's: a server that is restarted behind its back looks crashed.
@@ -138,8 +139,6 @@ func (s *Site) restart() string {
 	}
 	return "crm_resource --restart -r " + s.Resource + " --node " + s.Here
 }
-
-func shellQuote(v string) string { return "'" + strings.ReplaceAll(v, "'", `'\''`) + "'" }
 
 // conf is a setting of the files, def if none sets it.
 func (s *Site) conf(name, def string) string {

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"maps"
-	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -92,17 +91,8 @@ func commandText(argv []string) string {
 	if len(argv) == 3 && argv[0] == "sh" && argv[1] == "-c" {
 		return argv[2]
 	}
-	words := make([]string, len(argv))
-	for n, a := range argv {
-		words[n] = a
-		if !plainWord.MatchString(a) {
-			words[n] = shellQuote(a)
-		}
-	}
-	return strings.Join(words, " ")
+	return ocf.JoinArgs(argv...)
 }
-
-var plainWord = regexp.MustCompile(`^[A-Za-z0-9_@%+=:,./-]+$`)
 
 // Text writes the plan.
 func (s *Setup) Text(w io.Writer, y Style) {

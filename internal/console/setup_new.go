@@ -137,7 +137,7 @@ func places(list []postgres.Server) string {
 	return strings.Join(dirs, ", ")
 }
 
-// parameters are those of the resource: what differs from the agent's defaults.
+// parameters are those of the resource: where the server is, and of the others what differs from the agent's defaults.
 func parameters(s postgres.Server) [][2]string {
 	list := [][2]string{{"bindir", s.BinDir}, {"pgdata", s.ConfigDir}}
 	add := func(name, value, def string) {
@@ -148,16 +148,7 @@ func parameters(s postgres.Server) [][2]string {
 	add("system_user", s.Owner, ocf.DefaultSystemUser)
 	add("pghost", or(s.SocketDir, "127.0.0.1"), ocf.DefaultPGHost)
 	add("pgport", fmt.Sprint(s.Port), fmt.Sprint(ocf.DefaultPGPort))
-	if len(s.Args) > 0 {
-		var quoted []string
-		for _, a := range s.Args {
-			if !plainWord.MatchString(a) {
-				a = shellQuote(a)
-			}
-			quoted = append(quoted, a)
-		}
-		list = append(list, [2]string{"start_opts", strings.Join(quoted, " ")})
-	}
+	add("start_opts", ocf.JoinArgs(s.Args...), "")
 	return list
 }
 
@@ -262,7 +253,7 @@ type piece struct{ what, pcs, crm, why string }
 func (s *Setup) create(server postgres.Server, address, prefix string) []setupStep {
 	var pcsParams, crmParams []string
 	for _, p := range parameters(server) {
-		pcsParams = append(pcsParams, shellWord(p[0]+"="+p[1]))
+		pcsParams = append(pcsParams, ocf.JoinArgs(p[0]+"="+p[1]))
 		crmParams = append(crmParams, p[0]+`="`+strings.ReplaceAll(p[1], `"`, `\"`)+`"`)
 	}
 	const ops = "start timeout=60s@stop timeout=60s@promote timeout=60s on-fail=demote@demote timeout=120s@notify timeout=60s@" +
@@ -336,13 +327,6 @@ func (s *Setup) create(server postgres.Server, address, prefix string) []setupSt
 		title: "Push it", commands: [][]string{{"pcs", "cluster", "cib-push", draft}},
 		until: "the cluster is in maintenance mode and nothing is under way", wait: s.awaitPaused,
 	})
-}
-
-func shellWord(s string) string {
-	if plainWord.MatchString(s) {
-		return s
-	}
-	return shellQuote(s)
 }
 
 func unpromotedName(promoted string) string {

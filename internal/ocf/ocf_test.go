@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -253,7 +255,7 @@ func FuzzSplitArgs(f *testing.F) {
 		if err != nil {
 			return
 		}
-		// Each argument, quoted on its own, must come back alone and unchanged.
+		// Each argument, quoted on its own, must come back alone and unchanged; and so all of them.
 		for _, a := range args {
 			quoted := `'` + strings.ReplaceAll(a, `'`, `'\''`) + `'`
 			back, err := ocf.SplitArgs(quoted)
@@ -261,7 +263,24 @@ func FuzzSplitArgs(f *testing.F) {
 				t.Errorf("%q of %q: quoted %q gives %q, %v", a, s, quoted, back, err)
 			}
 		}
+		line := ocf.JoinArgs(args...)
+		if back, err := ocf.SplitArgs(line); err != nil || !slices.Equal(back, args) {
+			t.Errorf("%q, joined to %q, gives %q, %v", args, line, back, err)
+		}
 	})
+}
+
+// Ensure a shell takes a joined line apart as it was, and that what needs no quotes has none.
+func TestJoinArgs(t *testing.T) {
+	args := []string{"-p", "/srv/a b", "", "it's", "$HOME", "`id`", "a\\b", "*", "~", "#", "x=y", "ü", "n1,n2", "two\nlines", "a;b", "\"q\""}
+	line := ocf.JoinArgs(args...)
+	out, err := exec.Command("sh", "-c", `printf '%s\0' `+line).Output()
+	if got := strings.Split(strings.TrimSuffix(string(out), "\x00"), "\x00"); err != nil || !slices.Equal(got, args) {
+		t.Errorf("%s: a shell makes %q of it, %v; want %q", line, got, err, args)
+	}
+	if got := ocf.JoinArgs("crm_resource", "-N", "n1.example", "-p", "a_b=c:d,/e@%+"); got != "crm_resource -N n1.example -p a_b=c:d,/e@%+" {
+		t.Errorf("got %s", got)
+	}
 }
 
 func TestFindBinDir(t *testing.T) {

@@ -257,6 +257,23 @@ func SplitArgs(s string) ([]string, error) {
 	return args, nil
 }
 
+// JoinArgs is the line that SplitArgs takes apart into these arguments again, and so
+// does a shell.
+func JoinArgs(args ...string) string {
+	words := make([]string, len(args))
+	for n, a := range args {
+		if a == "" || strings.ContainsFunc(a, isSpecial) {
+			a = "'" + strings.ReplaceAll(a, "'", `'\''`) + "'"
+		}
+		words[n] = a
+	}
+	return strings.Join(words, " ")
+}
+
+func isSpecial(r rune) bool {
+	return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && !strings.ContainsRune("_@%+=:,./-", r)
+}
+
 // FindBinDir returns the directory of the server's programs for this instance:
 // BinDir if the user set it, else the first of the usual places that holds a
 // "postgres" and fits the PG_VERSION of the data directory. The error is an
