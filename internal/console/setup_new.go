@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"os"
 	"slices"
 	"strings"
 
@@ -27,7 +26,7 @@ type Wanted struct {
 	Tool   string // "pcs" or "crm", "" for the one that is installed
 }
 
-// The draft of a configuration, before it is pushed. Only root writes there.
+// draft is the configuration before it is pushed. Only root writes there.
 const draft = "/run/pgbaton-setup.xml"
 
 // New prepares to set a cluster up around a primary that runs on this node, and its standbys on the others.
@@ -248,13 +247,16 @@ func (s *Setup) madeVIP() string {
 // piece is a part of the configuration, in the words of both tools.
 type piece struct{ what, pcs, crm, why string }
 
+// crmQuote is for what stands in double quotes in crmsh's words.
+var crmQuote = strings.NewReplacer(`\`, `\\`, `"`, `\"`)
+
 // create is the README's configuration, in one push: nothing is ever half there. It comes in maintenance mode, in which
 // Pacemaker only looks what runs.
 func (s *Setup) create(server postgres.Server, address, prefix string) []setupStep {
 	var pcsParams, crmParams []string
 	for _, p := range parameters(server) {
 		pcsParams = append(pcsParams, ocf.JoinArgs(p[0]+"="+p[1]))
-		crmParams = append(crmParams, p[0]+`="`+strings.ReplaceAll(p[1], `"`, `\"`)+`"`)
+		crmParams = append(crmParams, p[0]+`="`+crmQuote.Replace(p[1])+`"`)
 	}
 	const ops = "start timeout=60s@stop timeout=60s@promote timeout=60s on-fail=demote@demote timeout=120s@notify timeout=60s@" +
 		"monitor interval=15s timeout=20s role=Promoted@monitor interval=16s timeout=20s role=Unpromoted"
@@ -312,19 +314,20 @@ func (s *Setup) create(server postgres.Server, address, prefix string) []setupSt
 		file := strings.TrimSuffix(draft, ".xml") + ".crm"
 		return []setupStep{{
 			title: "Configure the cluster, in maintenance mode and in one push", reasons: why,
-			commands: [][]string{{"sh", "-c", fmt.Sprintf("cat >%s <<'END'\n%s\nEND", file, strings.Join(lines, "\n"))}, {"crm", "configure", "load", "update", file}},
+			commands: [][]string{{"sh", "-c", fmt.Sprintf("cat >%s <<'END'\n%s\nEND", file, strings.Join(lines, "\n"))}, {"crm", "configure", "load", "update", file}, {"rm", file}},
 			until:    "the cluster is in maintenance mode and nothing is under way", wait: s.awaitPaused,
 		}}
 	}
 	steps := []setupStep{{
-		title: "Take a copy of the configuration", why: "it is changed, and then pushed at once: nothing is ever half there",
-		commands: [][]string{{"pcs", "cluster", "cib", draft}},
+		title:    "Take a copy of the configuration",
+		why:      "it is changed, and then pushed at once: nothing is ever half there. Nobody else may read it: there may be passwords of fencing devices in it",
+		commands: [][]string{{"sh", "-c", fmt.Sprintf("(umask 077; rm -f %s; pcs cluster cib %s)", draft, draft)}},
 	}}
 	for _, p := range list {
 		steps = append(steps, setupStep{title: p.what, why: p.why, commands: [][]string{{"sh", "-c", "pcs -f " + draft + " " + p.pcs}}})
 	}
 	return append(steps, setupStep{
-		title: "Push it", commands: [][]string{{"pcs", "cluster", "cib-push", draft}},
+		title: "Push it", commands: [][]string{{"pcs", "cluster", "cib-push", draft}, {"rm", draft}},
 		until: "the cluster is in maintenance mode and nothing is under way", wait: s.awaitPaused,
 	})
 }
@@ -381,6 +384,5 @@ func (s *Setup) removeNew(ctx context.Context, vip string) error {
 	if err != nil {
 		return err
 	}
-	os.Remove(draft)
 	return s.command(ctx, "crm_attribute", "--name", "maintenance-mode", "--delete")
 }

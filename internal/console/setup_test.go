@@ -134,6 +134,31 @@ func TestNew(t *testing.T) {
 	}
 }
 
+// Ensure an argument of the running server gets through a shell, and through crmsh, as it is.
+func TestNew_Quotes(t *testing.T) {
+	for tool, want := range map[string]string{
+		"pcs": `'start_opts=-c '\''a="b c\d"'\'''`,
+		"crm": `start_opts="-c 'a=\"b c\\d\"'"`,
+	} {
+		w, _ := plainCluster(t)
+		servers := w.Servers
+		w.Servers = func() ([]postgres.Server, error) {
+			list, err := servers()
+			list[0].Args = []string{"-c", `a="b c\d"`}
+			return list, err
+		}
+		s, err := w.New(t.Context(), Wanted{Name: "pgsqld", Clone: "pgsql-ha", Tool: tool})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var b strings.Builder
+		s.Text(&b, Style{})
+		if !strings.Contains(b.String(), " "+want+" op ") {
+			t.Errorf("no %s in\n%s", want, b.String())
+		}
+	}
+}
+
 // Ensure a setup of a new cluster that was cut short is gone on with, or taken back, with the virtual IP that it has made and
 // no other one, whatever the command line says of it.
 func TestNew_GoesOn(t *testing.T) {
