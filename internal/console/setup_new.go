@@ -183,7 +183,7 @@ func (s *Setup) replicates(ctx context.Context, server postgres.Server) []string
 		}
 	}
 	if len(s.State.Nodes) < 2 {
-		list = append(list, "the cluster has no other node")
+		list = append(list, "the cluster has no other node: let those of the standbys join it first")
 	}
 	return list
 }

@@ -144,7 +144,7 @@ func (s *Setup) shownScores() map[string]string {
 func (s *Setup) plan(ctx context.Context, from, now string, params [2]map[string]string) {
 	s.intro = append([]string{
 		fmt.Sprintf("%s: from %s to %s", s.Clone, from, s.to),
-		fmt.Sprintf("%s is the primary, %s. PostgreSQL is neither stopped nor started, and clients write on.", s.primary, others("standbys are on ", s.members[1:])),
+		fmt.Sprintf("%s is the primary%s. PostgreSQL is neither stopped nor started, and clients write on.", s.primary, others(", standbys are on ", s.members[1:])),
 	}, s.intro...)
 	if s.goingOn {
 		s.intro = append(s.intro, "A setup was cut short here: this goes on from there.")
@@ -187,9 +187,10 @@ func (s *Setup) give(from string, params [2]map[string]string) setupStep {
 	why := "the clone, its operations, constraints and parameters stay"
 	// What both agents know, and take for something else where it is not set.
 	pairs := ""
-	for name, def := range map[string]string{
-		"system_user": ocf.DefaultSystemUser, "pgdata": ocf.DefaultPGData, "pghost": ocf.DefaultPGHost, "pgport": fmt.Sprint(ocf.DefaultPGPort),
+	for _, p := range [][2]string{
+		{"system_user", ocf.DefaultSystemUser}, {"pgdata", ocf.DefaultPGData}, {"pghost", ocf.DefaultPGHost}, {"pgport", fmt.Sprint(ocf.DefaultPGPort)},
 	} {
+		name, def := p[0], p[1]
 		if was, ok := params[0][name]; ok && s.kind == fromPAF && have[name] == "" && was != "" && was != def {
 			pairs += nvpair(set+"-"+name, name, was)
 			why += fmt.Sprintf("; %s is set to %s, the default of the old agent", name, was)
