@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"io"
 	"strings"
+
+	"github.com/pgbaton/pgbaton/internal/pacemaker"
 )
 
 // Pause and resume set the meta attribute maintenance of the clone: Pacemaker then monitors and acts on nothing of this
@@ -63,7 +65,7 @@ func (w World) Resume(ctx context.Context, resource string, force bool, out io.W
 	case !paused:
 		return fail(Done, "not paused, nothing was changed")
 	case s.State.MaintenanceMode:
-		return fail(Refused, "%s, which is not for this resource alone, nothing was changed: pcs property set maintenance-mode=false, or crm configure property maintenance-mode=false", by)
+		return fail(Refused, "%s, which is not for this resource alone, nothing was changed: %s", by, resumeHow(true))
 	}
 	var bad []string
 	if in, ok := s.Instance(s.Here); ok && in.Active {
@@ -71,7 +73,7 @@ func (w World) Resume(ctx context.Context, resource string, force bool, out io.W
 		switch {
 		case s.LocalErr != nil:
 			bad = append(bad, fmt.Sprintf("the server on %s does not answer (%v): Pacemaker would recover it", s.Here, s.LocalErr))
-		case v.Primary != (in.Role == "Promoted"):
+		case v.Primary != (in.Role == pacemaker.RolePromoted):
 			bad = append(bad, fmt.Sprintf("the server on %s is not what Pacemaker takes it for, %s", s.Here, roleWord(in)))
 		}
 	}

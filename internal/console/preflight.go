@@ -92,7 +92,7 @@ func (p *preflight) cluster() {
 	case paused:
 		p.say("maintenance", Failed, resumeHow(p.State.MaintenanceMode), "%s: Pacemaker would do nothing", by)
 	case p.State.StopAllResources:
-		p.say("maintenance", Failed, "pcs property set stop-all-resources=false, or crm configure property stop-all-resources=false", "stop-all-resources is set: nothing runs")
+		p.say("maintenance", Failed, setProperty("stop-all-resources", "false"), "stop-all-resources is set: nothing runs")
 	default:
 		p.say("maintenance", Passed, "", "Pacemaker manages %s", p.Resource)
 	}
@@ -125,7 +125,7 @@ func (p *preflight) isPaused() bool {
 // resumeHow ends a pause.
 func resumeHow(whole bool) string {
 	if whole {
-		return "pcs property set maintenance-mode=false, or crm configure property maintenance-mode=false"
+		return setProperty("maintenance-mode", "false")
 	}
 	return "pgbaton resume"
 }
@@ -181,7 +181,7 @@ func (p *preflight) silent() {
 // primary are the checks of what the primary knows.
 func (p *preflight) primary(node string) {
 	if in, ok := p.Instance(node); ok && (!in.Managed || in.Blocked) && !p.isPaused() {
-		p.say("managed", Failed, "pcs resource manage "+p.Resource+", or crm_resource --cleanup -r "+p.Resource, "%s is not managed on %s, or blocked by a failure", p.Resource, node)
+		p.say("managed", Failed, manage(p.Resource)+", or crm_resource --cleanup -r "+p.Resource, "%s is not managed on %s, or blocked by a failure", p.Resource, node)
 	}
 	v, ok := p.Views[node]
 	switch {
@@ -252,7 +252,7 @@ func (s *Snapshot) TargetChecks(target string) []Check {
 		p.say("target", Failed, nodeRemedy(n), "%s is %s", target, nodeState(n))
 		return p.list
 	case n.Maintenance:
-		p.say("target", Failed, "pcs node unmaintenance "+target, "%s is in maintenance", target)
+		p.say("target", Failed, nodeRemedy(n), "%s is in maintenance", target)
 		return p.list
 	case !runs || in.Role != pacemaker.RoleUnpromoted:
 		role := "nothing"
@@ -285,7 +285,7 @@ func (p *preflight) score(target string) {
 	}
 	switch {
 	case len(bans) > 0:
-		p.say("score", Failed, "remove it: pcs constraint delete "+bans[0], "a constraint keeps the role off %s: %s", target, strings.Join(bans, ", "))
+		p.say("score", Failed, "remove it: "+deleteConstraint(bans[0]), "a constraint keeps the role off %s: %s", target, strings.Join(bans, ", "))
 	case ok && score <= pacemaker.NegInfinity:
 		p.say("score", Failed, "its agent lifts this by itself once the reason is gone", "%s refuses the role: %s", target, or(strings.TrimPrefix(says, "refused: "), "its log says why"))
 	case !ok:
@@ -308,7 +308,7 @@ func (p *preflight) preferences(target string) {
 	}
 	for _, n := range p.State.Nodes {
 		if n.Name != target && n.Usable() && sum[n.Name]-sum[target] >= baton.ScorePrimary-baton.ScoreFollows {
-			p.say("preferences", Failed, "remove it, or give it a smaller score: pcs constraint delete "+ids[n.Name][0],
+			p.say("preferences", Failed, "remove it, or give it a smaller score: "+deleteConstraint(ids[n.Name][0]),
 				"the role would leave %s again: %s favours %s by %s", target, strings.Join(ids[n.Name], ", "), n.Name, sum[n.Name])
 			return
 		}
@@ -433,8 +433,24 @@ func nodeRemedy(n pacemaker.NodeState) string {
 		return "pcs node unstandby " + n.Name + ", or crm node online " + n.Name
 	case !n.Online:
 		return "start it, or choose another node"
+	case n.Maintenance:
+		return "pcs node unmaintenance " + n.Name + ", or crm node ready " + n.Name
 	}
 	return "wait until it is a member of the cluster again"
+}
+
+// What people type, with whichever tool they have.
+
+func setProperty(name, value string) string {
+	return fmt.Sprintf("pcs property set %s=%s, or crm configure property %s=%s", name, value, name, value)
+}
+
+func manage(resource string) string {
+	return "pcs resource manage " + resource + ", or crm resource manage " + resource
+}
+
+func deleteConstraint(id string) string {
+	return "pcs constraint delete " + id + ", or crm configure delete " + id
 }
 
 func size(b int64) string {

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/pgbaton/pgbaton/internal/baton"
+	"github.com/pgbaton/pgbaton/internal/pacemaker"
 	"github.com/pgbaton/pgbaton/internal/view"
 )
 
@@ -39,7 +40,7 @@ func (w World) PrepareRejoin(ctx context.Context, asked string, outside func(r *
 	}
 	v := s.Views[s.Here]
 	switch {
-	case in.Role == "Promoted" || v.Primary: // right after a reload Pacemaker does not know it until the next monitor
+	case in.Role == pacemaker.RolePromoted || v.Primary: // right after a reload Pacemaker does not know it until the next monitor
 		r.Why = "it is the primary"
 	case s.LocalErr != nil:
 		return nil, fail(Attention, "the instance of %s is not kept out, but its server does not answer (%v): look at its log; pgbaton status tells more", s.Here, s.LocalErr)

@@ -157,7 +157,10 @@ func (s *Setup) standstill(ctx context.Context) string {
 	text := "PostgreSQL was not touched and serves on. "
 	brief, cancel := context.WithTimeout(context.WithoutCancel(ctx), askLimit)
 	defer cancel()
-	if st, err := pacemaker.ReadState(brief, s.world.Run); err != nil || st.MaintenanceMode {
+	switch st, err := pacemaker.ReadState(brief, s.world.Run); {
+	case err != nil:
+		text += "Whether the cluster is in maintenance mode is not known (crm_mon -1 tells): it monitors nothing then, nobody takes over. "
+	case st.MaintenanceMode:
 		text += "The cluster is in maintenance mode: it monitors nothing, nobody takes over. "
 	}
 	return text + "The same command goes on from here."
@@ -441,7 +444,7 @@ func (s *Setup) unfit(ctx context.Context) []string {
 		add("the cluster is in maintenance mode: end it first (crm_attribute --name maintenance-mode --delete)")
 	}
 	if st.StopAllResources {
-		add("stop-all-resources is set")
+		add("stop-all-resources is set: end that first (%s)", setProperty("stop-all-resources", "false"))
 	}
 	for _, n := range st.Nodes {
 		if state := nodeState(n); state != "online" && !s.goingOn {
@@ -496,7 +499,7 @@ func (s *Setup) instances() []string {
 		switch {
 		case in.Node == "" || !in.Active:
 		case in.Blocked || in.Failed || !in.Managed && !paused:
-			list = append(list, fmt.Sprintf("%s on %s is failed, blocked or not managed: crm_resource --cleanup -r %s, or pcs resource manage %s", s.Resource, in.Node, s.Resource, s.Resource))
+			list = append(list, fmt.Sprintf("%s on %s is failed, blocked or not managed: crm_resource --cleanup -r %s, or %s", s.Resource, in.Node, s.Resource, manage(s.Resource)))
 		case in.Role == pacemaker.RolePromoted && s.primary == "":
 			s.primary = in.Node
 		case in.Role == pacemaker.RolePromoted:
@@ -511,7 +514,7 @@ func (s *Setup) instances() []string {
 	s.members = append([]string{s.primary}, standbys...)
 	switch {
 	case s.primary == "":
-		list = append(list, "there is no primary: it must be a running cluster")
+		list = append(list, "there is no primary: wait for one, or see what keeps it (crm_mon -1Af)")
 	case len(standbys) == 0:
 		list = append(list, "there is no standby: the others could never take over")
 	}

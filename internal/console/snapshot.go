@@ -30,7 +30,7 @@ const (
 // World is what the command can ask: Pacemaker on this node, and the server of this node.
 type World struct {
 	Run pacemaker.Runner
-	// Ask asks the server of this node how it stands. node is this node's name.
+	// Ask asks the server of this node how it stands.
 	Ask func(ctx context.Context, params map[string]string) (postgres.Overview, error)
 	Now func() time.Time
 	// Journal is what this node's agent wrote down.
@@ -328,7 +328,7 @@ func findOf(state pacemaker.ClusterState, agent, asked string) (resource, clone 
 	case len(names) > 1:
 		return "", "", fail(Refused, "several resources of %s are in this cluster: choose one with -r: %s", agent, strings.Join(names, ", "))
 	case clones[names[0]] == "":
-		return "", "", fail(Refused, "%s is not in a clone: it must be promotable (pcs resource promotable %s)", names[0], names[0])
+		return "", "", fail(Refused, "%s is not in a clone: it must be promotable (pcs resource promotable %s, or crm configure clone %s-clone %s meta promotable=true)", names[0], names[0], names[0], names[0])
 	}
 	return names[0], clones[names[0]], nil
 }

@@ -42,7 +42,7 @@ type NodeStatus struct {
 	State    string   `json:"state"`           // online, offline, standby, maintenance, unclean, pending, leaving
 	Role     string   `json:"role"`            // primary, standby, stopped, or what is under way: promoting, demoting, ...
 	Score    string   `json:"score,omitempty"` // promotion score
-	Server   string   `json:"server"`          // runs, streams, catchup, paused, "does not stream", "not known"
+	Server   string   `json:"server"`          // runs, streams, catchup, startup, paused, "does not stream", "not known"
 	Timeline uint32   `json:"timeline,omitempty"`
 	LSN      string   `json:"lsn,omitempty"` // written by a primary, replayed by a standby
 	Lag      *int64   `json:"lag_bytes,omitempty"`
@@ -222,7 +222,7 @@ func (s *Snapshot) problems() []Problem {
 		add(Critical, "", "start more nodes, or mend the network: corosync-quorumtool", "this part of the cluster has no quorum: nothing is promoted here")
 	}
 	if !s.State.FencingEnabled {
-		add(Warning, "", "pcs stonith create ..., then pcs property set stonith-enabled=true", "fencing is off: no node can know that a silent primary is gone")
+		add(Warning, "", "give every node a device (README.md, Configuration), then "+setProperty("stonith-enabled", "true"), "fencing is off: no node can know that a silent primary is gone")
 	}
 	by, paused := s.Paused()
 	if way := s.Config.Meta(s.Clone, setupMeta); way != "" {
@@ -231,7 +231,7 @@ func (s *Snapshot) problems() []Problem {
 		add(Warning, "", resumeHow(s.State.MaintenanceMode), "%s: nothing is monitored, a failure is not acted upon", by)
 	}
 	if s.State.StopAllResources {
-		add(Critical, "", "pcs property set stop-all-resources=false", "stop-all-resources is set")
+		add(Critical, "", setProperty("stop-all-resources", "false"), "stop-all-resources is set")
 	}
 	for _, n := range s.State.Nodes {
 		s.nodeProblems(n, paused, add)
@@ -279,7 +279,7 @@ func (s *Snapshot) nodeProblems(n pacemaker.NodeState, paused bool, add func(Sev
 	case state == "standby":
 		add(Warning, n.Name, nodeRemedy(n), "%s is in standby mode: nothing runs there", n.Name)
 	case state == "maintenance":
-		add(Warning, n.Name, "pcs node unmaintenance "+n.Name, "%s is in maintenance", n.Name)
+		add(Warning, n.Name, nodeRemedy(n), "%s is in maintenance", n.Name)
 	case state != "online":
 		add(Warning, n.Name, "", "%s is %s", n.Name, state)
 	}
@@ -298,7 +298,7 @@ func (s *Snapshot) nodeProblems(n pacemaker.NodeState, paused bool, add func(Sev
 	case in.Blocked:
 		add(Critical, n.Name, "look at it, then crm_resource --cleanup -r "+s.Resource+" -N "+n.Name, "%s is blocked on %s by a failure that only a person can clear", s.Resource, n.Name)
 	case !in.Managed && !paused:
-		add(Warning, n.Name, "pcs resource manage "+s.Resource, "%s is not managed on %s", s.Resource, n.Name)
+		add(Warning, n.Name, manage(s.Resource), "%s is not managed on %s", s.Resource, n.Name)
 	}
 	if says != "" {
 		text, commands, has := strings.Cut(says, " $ ")
