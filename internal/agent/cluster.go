@@ -115,7 +115,7 @@ func (c *liveCluster) ScoreInCIB(ctx context.Context, node string) (s pacemaker.
 
 func (c *liveCluster) StatusInCIB(ctx context.Context, node string) (text string, err error) {
 	err = c.askCoordinator(ctx, func(dc string) (err error) {
-		text, _, err = pacemaker.InCIB(ctx, c.run, dc, node, c.statusAttribute())
+		text, _, err = pacemaker.InCIB(ctx, c.run, dc, node, view.StatusAttribute(c.resource))
 		return err
 	})
 	return text, err
@@ -178,10 +178,8 @@ func (c *liveCluster) ForgetClaim(ctx context.Context, node string) error {
 	return pacemaker.DeletePermanent(ctx, c.run, node, baton.ClaimAttribute(c.resource))
 }
 
-func (c *liveCluster) statusAttribute() string { return "pgbaton-status-" + c.resource }
-
 func (c *liveCluster) SetStatus(ctx context.Context, text string) error {
-	name := c.statusAttribute()
+	name := view.StatusAttribute(c.resource)
 	if text == "" {
 		return c.attrd.Delete(ctx, name)
 	}

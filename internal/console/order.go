@@ -36,7 +36,7 @@ func (w World) PrepareOrder(ctx context.Context, resource, node string) (*Order,
 	if p := snap.State.Promoted(snap.Resource); len(p) > 0 {
 		return nil, fail(Refused, "%s is the primary: use pgbaton switchover --to %s", p[0], node)
 	}
-	o := &Order{resource: snap.Resource, node: node, run: w.Run, status: snap.State.Attributes[node]["pgbaton-status-"+snap.Resource]}
+	o := &Order{resource: snap.Resource, node: node, run: w.Run, status: snap.says(node)}
 	for _, b := range snap.Bulletins {
 		if b.Node == node {
 			o.answer = b.Answer

@@ -276,7 +276,7 @@ func (s *Snapshot) TargetChecks(target string) []Check {
 
 func (p *preflight) score(target string) {
 	score, ok := p.State.Score(target, p.Resource)
-	says := p.State.Attributes[target]["pgbaton-status-"+p.Resource]
+	says := p.says(target)
 	bans := []string{}
 	for _, c := range p.Config.RoleConstraints(p.Resource, p.Taken) {
 		if c.Bans(target) {

@@ -297,7 +297,7 @@ func (s *Setup) dropTransient() setupStep {
 		until: "no score of pgbaton is left",
 	}
 	for _, n := range s.State.Nodes {
-		for _, name := range []string{pacemaker.ScoreAttribute(s.Resource), "pgbaton-status-" + s.Resource} {
+		for _, name := range []string{pacemaker.ScoreAttribute(s.Resource), view.StatusAttribute(s.Resource)} {
 			step.commands = append(step.commands, []string{"attrd_updater", "--node", n.Name, "--name", name, "--delete"})
 		}
 		for _, name := range []string{baton.BulletinAttribute(s.Resource), view.Attribute(s.Resource), view.HistoryAttribute(s.Resource), baton.OrderAttribute(s.Resource)} {

@@ -207,6 +207,11 @@ func (s *Snapshot) Instance(node string) (pacemaker.Instance, bool) {
 	return pacemaker.Instance{}, false
 }
 
+// says is why a node refuses or is kept out, "" if it says nothing.
+func (s *Snapshot) says(node string) string {
+	return s.State.Attributes[node][view.StatusAttribute(s.Resource)]
+}
+
 // Primary is the one primary that Pacemaker knows of, "" if there is none or several.
 func (s *Snapshot) Primary() string {
 	if p := s.State.Promoted(s.Resource); len(p) == 1 {

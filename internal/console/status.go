@@ -119,10 +119,9 @@ func (s *Snapshot) Status() Status {
 }
 
 func (s *Snapshot) nodeStatus(n pacemaker.NodeState) NodeStatus {
-	attrs := s.State.Attributes[n.Name]
 	ns := NodeStatus{
 		Name: n.Name, State: nodeState(n), Role: "stopped",
-		Score: attrs[pacemaker.ScoreAttribute(s.Resource)], Says: attrs["pgbaton-status-"+s.Resource], Server: "not known",
+		Score: s.State.Attributes[n.Name][pacemaker.ScoreAttribute(s.Resource)], Says: s.says(n.Name), Server: "not known",
 	}
 	in, runs := s.Instance(n.Name)
 	if !runs || in.Role == pacemaker.RoleStopped {
@@ -286,7 +285,7 @@ func (s *Snapshot) nodeProblems(n pacemaker.NodeState, paused bool, add func(Sev
 	if !n.Usable() {
 		return
 	}
-	says := s.State.Attributes[n.Name]["pgbaton-status-"+s.Resource]
+	says := s.says(n.Name)
 	if strings.HasPrefix(says, "does not follow") {
 		says = "" // what the primary says of it, below, is newer and tells more
 	}

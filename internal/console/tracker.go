@@ -6,6 +6,7 @@ import (
 
 	"github.com/pgbaton/pgbaton/internal/baton"
 	"github.com/pgbaton/pgbaton/internal/pacemaker"
+	"github.com/pgbaton/pgbaton/internal/view"
 )
 
 // ending is how the watching of a handover ended.
@@ -157,7 +158,7 @@ func (t *tracker) scores(say func(string, string, ...any), state pacemaker.Clust
 		if score > pacemaker.NegInfinity {
 			continue
 		}
-		if says := state.Attributes[n.Name]["pgbaton-status-"+t.resource]; says != "" {
+		if says := state.Attributes[n.Name][view.StatusAttribute(t.resource)]; says != "" {
 			t.why[n.Name] = says
 			say(n.Name, "%s", says)
 		} else if _, heard := t.why[n.Name]; !heard {

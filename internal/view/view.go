@@ -24,6 +24,10 @@ type View struct {
 // Attribute is the name of the private node attribute that holds a node's view.
 func Attribute(resource string) string { return "pgbaton-view-" + resource }
 
+// StatusAttribute is the name of the transient node attribute that says, to whoever looks at crm_mon -A, why a node refuses
+// or is kept out.
+func StatusAttribute(resource string) string { return "pgbaton-status-" + resource }
+
 // Encode is printable ASCII without line breaks.
 func Encode(node string, at time.Time, o postgres.Overview) (string, error) {
 	b, err := json.Marshal(View{Version: version, Node: node, At: at.UTC().Truncate(time.Millisecond), Overview: o})
