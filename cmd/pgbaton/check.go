@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"os"
 	"os/signal"
 	"syscall"
@@ -39,9 +38,7 @@ func (k checkCmd) Run(c *common) error {
 		return &console.Error{Code: monitorUnknown, Text: err.Error(), Err: err}
 	}
 	if k.JSON {
-		out := json.NewEncoder(os.Stdout)
-		out.SetIndent("", "  ")
-		if err := out.Encode(review); err != nil {
+		if err := writeJSON(os.Stdout, review); err != nil {
 			return err
 		}
 	} else {

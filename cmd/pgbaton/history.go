@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"os"
 	"time"
 
@@ -33,9 +32,7 @@ func (h historyCmd) Run(c *common) error {
 		return err
 	}
 	if h.JSON {
-		out := json.NewEncoder(os.Stdout)
-		out.SetIndent("", "  ")
-		return out.Encode(history)
+		return writeJSON(os.Stdout, history)
 	}
 	history.Text(os.Stdout, styleOf(os.Stdout))
 	return nil

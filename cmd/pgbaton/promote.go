@@ -1,12 +1,10 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"fmt"
 	"os"
 	"os/user"
-	"strings"
 	"time"
 
 	"github.com/pgbaton/pgbaton/internal/console"
@@ -39,9 +37,7 @@ func (p promoteCmd) Run(c *common) error {
 	}
 	order.Describe(os.Stdout)
 	if !p.Yes {
-		fmt.Printf("Promote %s all the same? Type its name: ", p.Node)
-		line, _ := bufio.NewReader(os.Stdin).ReadString('\n')
-		if strings.TrimSpace(line) != p.Node {
+		if ask(fmt.Sprintf("Promote %s all the same? Type its name: ", p.Node)) != p.Node {
 			return &console.Error{Code: console.Refused, Text: "not confirmed, nothing was changed"}
 		}
 	}

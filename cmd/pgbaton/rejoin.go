@@ -1,14 +1,12 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"fmt"
 	"os"
 	"os/exec"
 	"os/signal"
 	"path/filepath"
-	"strings"
 	"syscall"
 	"time"
 
@@ -70,9 +68,7 @@ func (r rejoinCmd) Run(c *common) error {
 		return err
 	}
 	if !re.Needs.Busy && !r.Yes {
-		fmt.Printf("\nRewind %s? [y/N] ", re.Node)
-		line, _ := bufio.NewReader(os.Stdin).ReadString('\n')
-		if a := strings.ToLower(strings.TrimSpace(line)); a != "y" && a != "yes" {
+		if !isYes(ask(fmt.Sprintf("\nRewind %s? [y/N] ", re.Node))) {
 			return &console.Error{Code: console.Refused, Text: "not confirmed, nothing was changed"}
 		}
 	}

@@ -3,7 +3,6 @@ package main
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
 	"os"
@@ -58,9 +57,7 @@ func (s statusCmd) Run(c *common) error {
 
 func (s statusCmd) write(w io.Writer, status console.Status, y console.Style) error {
 	if s.JSON || s.Output == "json" {
-		out := json.NewEncoder(w)
-		out.SetIndent("", "  ")
-		return out.Encode(status)
+		return writeJSON(w, status)
 	}
 	y.Wide = s.Output == "wide"
 	status.Text(w, y)

@@ -1,12 +1,10 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"fmt"
 	"os"
 	"os/signal"
-	"strings"
 	"syscall"
 	"time"
 
@@ -89,15 +87,11 @@ func (s switchoverCmd) confirm(ctx context.Context, world console.World, plan *c
 	if !isTerminal(os.Stdin) {
 		return nil, &console.Error{Code: console.Refused, Text: "nobody can be asked, standard input is no terminal: nothing was changed; use --yes"}
 	}
-	fmt.Printf("Hand the role over from %s to %s? [y/N] ", plan.From, plan.To)
-	answer := make(chan string, 1)
-	go func() {
-		line, _ := bufio.NewReader(os.Stdin).ReadString('\n')
-		answer <- strings.ToLower(strings.TrimSpace(line))
-	}()
+	typed := make(chan string, 1)
+	go func() { typed <- ask(fmt.Sprintf("Hand the role over from %s to %s? [y/N] ", plan.From, plan.To)) }()
 	select {
-	case a := <-answer:
-		if a != "y" && a != "yes" {
+	case a := <-typed:
+		if !isYes(a) {
 			return nil, &console.Error{Code: console.Refused, Text: "not confirmed, nothing was changed"}
 		}
 	case <-ctx.Done():

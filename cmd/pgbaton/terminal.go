@@ -1,6 +1,10 @@
 package main
 
 import (
+	"bufio"
+	"encoding/json"
+	"fmt"
+	"io"
 	"os"
 	"strings"
 	"syscall"
@@ -14,6 +18,26 @@ func isTerminal(f *os.File) bool {
 	var t syscall.Termios
 	_, _, errno := syscall.Syscall(syscall.SYS_IOCTL, f.Fd(), syscall.TCGETS, uintptr(unsafe.Pointer(&t)))
 	return errno == 0
+}
+
+// writeJSON is the form for programs.
+func writeJSON(w io.Writer, v any) error {
+	out := json.NewEncoder(w)
+	out.SetIndent("", "  ")
+	return out.Encode(v)
+}
+
+// ask asks a person and returns what is typed, without the space around it.
+func ask(question string) string {
+	fmt.Print(question)
+	line, _ := bufio.NewReader(os.Stdin).ReadString('\n')
+	return strings.TrimSpace(line)
+}
+
+// isYes knows the answers to a question that ends with [y/N].
+func isYes(answer string) bool {
+	a := strings.ToLower(answer)
+	return a == "y" || a == "yes"
 }
 
 // styleOf is colours on a terminal only (https://no-color.org), and signs that the locale can show.
