@@ -126,8 +126,8 @@ func (r rejoinCmd) run(w console.World, re *console.Rejoin) error {
 	}
 	fmt.Printf("%7.1f  %s streams; its next monitor lets it be promoted\n", time.Since(began).Seconds(), re.Node)
 	fmt.Printf("\nPacemaker goes on listing its monitor as failed, without counting it, until:\n  crm_resource --cleanup -r %s -N %s\n", re.Resource, re.Node)
-	if kept := w.Kept(re.Resource); kept != "" {
-		fmt.Printf("\nWhat was taken away is kept. To see its transactions:\n  %s\n", kept)
+	if command := w.ShowLost(re.Resource); command != "" {
+		fmt.Printf("\nWhat was taken away is kept. To see its transactions:\n  %s\n", command)
 	}
 	return nil
 }

@@ -40,7 +40,11 @@ func (a *Agent) rewind(ctx context.Context, lock *os.File) error {
 		}
 	}
 	if !r.Done {
-		a.say(fmt.Sprintf("pg_rewind is at work since %s; what is lost is kept in %s", a.clock.Now().Format(time.TimeOnly), r.Keep))
+		doing := "pg_rewind is at work since " + a.clock.Now().Format(time.TimeOnly)
+		if a.params.RewindKeep > 0 {
+			doing += "; what is lost is kept in " + r.Keep
+		}
+		a.say(doing)
 		var out string
 		if err := a.do("pg-rewind", func() (err error) { out, err = a.pgRewind(ctx, src); return err }); err != nil {
 			return src.why(out, err)
@@ -179,8 +183,8 @@ func (a *Agent) finishRewind(ctx context.Context, r *journal.Rewind) error {
 	if err := a.startAsStandby(limited); err != nil {
 		return err
 	}
-	a.details["kept"] = a.waldump(r)
+	a.noteKept(r)
 	a.record("rewound", r.Reason, true)
-	a.log.Info("rewound and started", "was", r.Reason, "kept", a.waldump(r), "ms", a.clock.Now().Sub(r.Began).Milliseconds())
+	a.log.Info("rewound and started", "was", r.Reason, "kept", a.details["kept"], "ms", a.clock.Now().Sub(r.Began).Milliseconds())
 	return nil
 }

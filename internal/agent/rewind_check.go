@@ -65,9 +65,9 @@ func (a *Agent) prepareRewind(ctx context.Context, src rewindSource) (*journal.R
 	if err := a.do("mark-rewind", func() error { return a.store.SaveRewind(*r) }); err != nil {
 		return nil, err
 	}
-	a.details["kept"] = a.waldump(r)
+	a.noteKept(r)
 	a.record("begins", r.Reason, true)
-	a.log.Warn("rewinding", "reason", r.Reason, "fork", fork.at, "timeline", fork.timeline, "kept", a.waldump(r))
+	a.log.Warn("rewinding", "reason", r.Reason, "fork", fork.at, "timeline", fork.timeline, "kept", a.details["kept"])
 	return r, nil
 }
 

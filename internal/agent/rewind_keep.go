@@ -119,6 +119,13 @@ func (a *Agent) putAside(ctl pgdisk.Control, fork forkPoint, r *journal.Rewind) 
 	return durable.SyncDirs(a.store.Dir)
 }
 
+// noteKept has the journal say where what is lost is to be found afterwards, and the command that shows its transactions.
+func (a *Agent) noteKept(r *journal.Rewind) {
+	if a.params.RewindKeep > 0 {
+		a.details["kept"], a.details["waldump"] = r.Keep, a.waldump(r)
+	}
+}
+
 // waldump is the command that shows the transactions that were lost.
 func (a *Agent) waldump(r *journal.Rewind) string {
 	return ocf.JoinArgs(filepath.Join(r.BinDir, "pg_waldump"), "-p", r.Keep, "-t", fmt.Sprint(r.Timeline), "-s", r.Fork.String(), "--rmgr=Transaction")

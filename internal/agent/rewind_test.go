@@ -163,6 +163,14 @@ func TestRewind_Killed(t *testing.T) {
 	if err != nil || !slices.ContainsFunc(left, func(s string) bool { return strings.HasSuffix(s, "/README") }) || slices.ContainsFunc(left, func(s string) bool { return strings.HasSuffix(s, asideOlder) }) {
 		t.Errorf("kept of what was lost: %q, %v", left, err)
 	}
+	events, err := a.store.LastEvents()
+	if err != nil || len(events) == 0 {
+		t.Fatalf("journal: %d events, %v", len(events), err)
+	}
+	last := events[len(events)-1]
+	if kept := last.Details["kept"]; last.Outcome != "rewound" || len(left) == 0 || kept != filepath.Dir(left[0]) || !strings.Contains(last.Details["waldump"], " -p "+kept+" ") {
+		t.Errorf("the journal says %s %q, kept is %q", last.Outcome, last.Details, left)
+	}
 	if a.rewinding() || a.vol.Out != nil {
 		t.Errorf("the marker is there: %v, kept out: %+v", a.rewinding(), a.vol.Out)
 	}

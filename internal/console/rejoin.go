@@ -139,12 +139,13 @@ func (w World) Joined(ctx context.Context, params map[string]string, limit time.
 	}
 }
 
-// Kept is where the last rewind of this node has put what it took away, by its journal; "" if it kept nothing.
-func (w World) Kept(resource string) string {
+// ShowLost is the command that shows the transactions which the last rewind of this node took away, by its journal; "" if
+// they were not kept.
+func (w World) ShowLost(resource string) string {
 	events := w.Journal(resource)
 	for n := len(events) - 1; n >= 0; n-- {
 		if events[n].Outcome == "rewound" {
-			return events[n].Details["kept"]
+			return events[n].Details["waldump"]
 		}
 	}
 	return ""
