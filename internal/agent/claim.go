@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"github.com/pgbaton/pgbaton/internal/baton"
+	"github.com/pgbaton/pgbaton/internal/journal"
 	"github.com/pgbaton/pgbaton/internal/pgdisk"
 )
 
@@ -50,6 +51,6 @@ func (a *Agent) claimTimeline(ctl pgdisk.Control, timeline pgdisk.TimelineID) er
 	}
 	a.vol.Asserted = 0 // publish it
 	a.log.Warn("this primary was not promoted by this agent: its timeline is claimed now", "claim", c)
-	a.record("claimed", "promoted by hand, or before this agent had the resource: "+c.String(), true)
+	a.record(journal.Claimed, "promoted by hand, or before this agent had the resource: "+c.String(), true)
 	return nil
 }

@@ -25,7 +25,7 @@ func (a *Agent) keepOut(ctx context.Context, ctl pgdisk.Control, v baton.Return)
 	}
 	if was == nil || was.Reason != v.Reason {
 		a.log.Warn("kept out: the server is not started", "verdict", v.Rejoin, "reason", v.Reason)
-		a.record("kept out", v.Reason, true)
+		a.record(journal.KeptOut, v.Reason, true)
 	}
 	if !a.rewinding() {
 		if kept, err := a.keepUnarchived(ctl); err != nil {
@@ -84,7 +84,7 @@ func (a *Agent) takeOut(ctx context.Context, ctl pgdisk.Control, v baton.Return)
 		return err
 	}
 	a.log.Warn("diverged: the server is taken out", "verdict", v.Rejoin, "reason", v.Reason)
-	a.record("taken out", v.Reason, true)
+	a.record(journal.TakenOut, v.Reason, true)
 	err := a.sayOut(ctx)
 	a.spawnDetached(rejoinAction)
 	return err

@@ -184,7 +184,7 @@ func (a *Agent) finishRewind(ctx context.Context, r *journal.Rewind) error {
 		return err
 	}
 	a.noteKept(r)
-	a.record("rewound", r.Reason, true)
+	a.record(journal.Rewound, r.Reason, true)
 	a.log.Info("rewound and started", "was", r.Reason, "kept", a.details["kept"], "ms", a.clock.Now().Sub(r.Began).Milliseconds())
 	return nil
 }

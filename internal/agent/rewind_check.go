@@ -66,7 +66,7 @@ func (a *Agent) prepareRewind(ctx context.Context, src rewindSource) (*journal.R
 		return nil, err
 	}
 	a.noteKept(r)
-	a.record("begins", r.Reason, true)
+	a.record(journal.RewindBegun, r.Reason, true)
 	a.log.Warn("rewinding", "reason", r.Reason, "fork", fork.at, "timeline", fork.timeline, "kept", a.details["kept"])
 	return r, nil
 }

@@ -203,7 +203,7 @@ func (m member) belongsWith(o member) bool {
 
 // alone reports whether a part has nothing to do with any other node.
 func alone(p journal.Part) bool {
-	return p.Kind == journal.Return || p.Kind == journal.Restart && p.Phases[0].Action == "sentinel"
+	return p.Kind == journal.Return || p.Kind == string(baton.RestartInPlace) && p.Phases[0].Action == "sentinel"
 }
 
 // compose makes one change of its parts.
@@ -289,13 +289,13 @@ func (c *Change) outcome(group []member) {
 		}
 	}
 	switch {
-	case c.To != "" && c.Meant != "" && c.Meant != c.To && (c.From == c.To || c.Kind == journal.Restart):
+	case c.To != "" && c.Meant != "" && c.Meant != c.To && (c.From == c.To || c.Kind == string(baton.RestartInPlace)):
 		c.Kind, c.Outcome, c.From = string(baton.Handover), changeRolledBack, c.To
 	case c.To != "":
 		c.Outcome = changeDone
 	case c.Kind == journal.Return:
 		c.Outcome, c.From = last.Outcome, by
-		if last.Outcome == "begins" {
+		if last.Outcome == journal.RewindBegun {
 			c.Outcome = "rewind begun"
 		}
 	case last.Outcome == "done": // a restart in place by the sentinel

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/pgbaton/pgbaton/internal/baton"
+	"github.com/pgbaton/pgbaton/internal/journal"
 	"github.com/pgbaton/pgbaton/internal/pacemaker"
 	"github.com/pgbaton/pgbaton/internal/view"
 )
@@ -144,7 +145,7 @@ func (w World) Joined(ctx context.Context, params map[string]string, limit time.
 func (w World) ShowLost(resource string) string {
 	events := w.Journal(resource)
 	for n := len(events) - 1; n >= 0; n-- {
-		if events[n].Outcome == "rewound" {
+		if events[n].Outcome == journal.Rewound {
 			return events[n].Details["waldump"]
 		}
 	}

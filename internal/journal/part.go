@@ -50,11 +50,8 @@ func (p Part) Promoted() bool {
 	return slices.ContainsFunc(p.Phases, func(f Phase) bool { return f.Action == "promote" && f.Outcome == "done" })
 }
 
-// RestartInPlace and Return are kinds of what happens to an instance without a change of roles.
-const (
-	Restart = "restart in place"
-	Return  = "return" // of an instance whose history is not the cluster's
-)
+// Return is the kind of what is no change of roles: an instance whose history is not the cluster's comes back.
+const Return = "return"
 
 // apart is how long nothing must have happened for what comes next to be another change, where nothing else tells.
 const apart = 2 * time.Minute
@@ -74,8 +71,16 @@ func Parts(events []Event) []Part {
 	return list
 }
 
-// returning are the outcomes of what the agent does with an instance whose history is not the cluster's.
-var returning = []string{"kept out", "taken out", "begins", "rewound", "claimed"}
+// The outcomes of what the agent does with an instance whose history is not the cluster's.
+const (
+	KeptOut     = "kept out"  // not started
+	TakenOut    = "taken out" // it ran, and is stopped
+	RewindBegun = "begins"
+	Rewound     = "rewound"
+	Claimed     = "claimed" // it is the primary
+)
+
+var returning = []string{KeptOut, TakenOut, RewindBegun, Rewound, Claimed}
 
 func (e Event) returns() bool { return slices.Contains(returning, e.Outcome) }
 
@@ -93,7 +98,7 @@ func (p Part) continues(e Event) bool {
 	case e.Time.Sub(last.Ended) > apart, (p.Kind == Return) != e.returns():
 		return false
 	case p.Kind == Return:
-		return last.Outcome != "rewound"
+		return last.Outcome != Rewound
 	case last.Action == "sentinel" && last.Outcome != "left", e.Action == "sentinel":
 		return false // a restart in place is a story of its own
 	case p.Promoted():
