@@ -32,8 +32,6 @@ func answer(name string) {
 		if _, err := os.Stat(filepath.Join(os.Getenv("RECORDED"), name+".xml")); err != nil {
 			os.Exit(105) // there is no such agent
 		}
-	case name == "cibadmin" && strings.Contains(line, "//primitive["):
-		name = "primitive"
 	case name == "crm_resource", name == "cibadmin" && !strings.Contains(line, "--query"), name == "attrd_updater" && !strings.Contains(line, "--query"):
 		f, err := os.OpenFile(os.Getenv("CHANGES"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 		if err != nil {

@@ -37,8 +37,8 @@ func (r *recorded) Run(ctx context.Context, argv ...string) ([]byte, error) {
 	switch {
 	case argv[0] == "attrd_updater" && strings.Contains(line, "pgbaton-view-"):
 		name = "views"
-	case argv[0] == "cibadmin" && strings.Contains(line, "//primitive["):
-		name = "primitive"
+	case argv[0] == "cibadmin" && strings.Contains(line, "--query --xpath //resources//*[@id='pgsql-ha']"):
+		name = "clone"
 	case argv[0] == "crmadmin":
 		name = "crmadmin"
 	case strings.HasPrefix(line, "crm_resource --show-metadata "):

@@ -60,7 +60,7 @@ type Setup struct {
 	tool    string   // whose commands: "pcs" or "crm"
 	goingOn bool     // one that was cut short is gone on with
 	mayDo   []string // resources that may be started when maintenance ends
-	// original is the primitive as it was, for the way back from a step that went wrong.
+	// original is the clone as it was, with the note in it, for the way back from a step that went wrong.
 	original string
 
 	intro, outro []string

@@ -79,12 +79,7 @@ func (w World) Takeover(ctx context.Context, asked string, back bool, commands s
 	if err := refuse(reasons); err != nil {
 		return nil, err
 	}
-	if now == from {
-		if s.original, err = pacemaker.PrimitiveText(ctx, w.Run, s.Resource); err != nil {
-			return nil, explain(err)
-		}
-	}
-	s.plan(ctx, from, now, params)
+	s.plan(from, now, params)
 	return s, nil
 }
 
@@ -141,7 +136,7 @@ func (s *Setup) shownScores() map[string]string {
 	return values
 }
 
-func (s *Setup) plan(ctx context.Context, from, now string, params [2]map[string]string) {
+func (s *Setup) plan(from, now string, params [2]map[string]string) {
 	s.intro = append([]string{
 		fmt.Sprintf("%s: from %s to %s", s.Clone, from, s.to),
 		fmt.Sprintf("%s is the primary%s. PostgreSQL is neither stopped nor started, and clients write on.", s.primary, others(", standbys are on ", s.members[1:])),
@@ -155,7 +150,14 @@ func (s *Setup) plan(ctx context.Context, from, now string, params [2]map[string
 	}
 	handed := now == s.to && !s.State.MaintenanceMode // only what is left behind is still to be done
 	if !handed {
-		s.steps = append(s.steps, s.mark(), s.pause())
+		mark := s.mark()
+		if now == from {
+			mark.wait = func(ctx context.Context) (err error) {
+				s.original, err = pacemaker.ResourceText(ctx, s.world.Run, s.Clone)
+				return err
+			}
+		}
+		s.steps = append(s.steps, mark, s.pause())
 		if s.kind == backTo {
 			s.steps = append(s.steps, s.givePermanent())
 		}

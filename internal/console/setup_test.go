@@ -4,6 +4,7 @@ import (
 	"context"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/pgbaton/pgbaton/internal/postgres"
 )
@@ -47,6 +48,28 @@ func TestTakeover_Parameters(t *testing.T) {
 		if !strings.Contains(b.String(), want) {
 			t.Errorf("the plan has no %s:\n%s", want, b.String())
 		}
+	}
+}
+
+// Ensure what is taken back is the clone as it was when it was marked, with all that was mended in it, and not what the agent
+// is alone.
+func TestTakeover_TakenBack(t *testing.T) {
+	w, r := replay(t, "paf")
+	s, err := w.Takeover(t.Context(), "", false, "pcs")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.do(t.Context(), s.steps[0]); err != nil {
+		t.Fatal(err)
+	}
+	r.changes = nil
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond) // nobody answers a probe here
+	defer cancel()
+	if err := s.undo(ctx); err == nil {
+		t.Error("taken back, although no agent has answered")
+	}
+	if len(r.changes) == 0 || !strings.HasPrefix(r.changes[0], `cibadmin --replace --scope resources --xml-text <clone id="pgsql-ha">`) || !strings.Contains(r.changes[0], `<op id="pgsqld-promote" timeout="30s"`) {
+		t.Errorf("taken back by %q", r.changes)
 	}
 }
 

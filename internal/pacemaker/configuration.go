@@ -24,20 +24,19 @@ func ReadConfiguration(ctx context.Context, r Runner) (Configuration, error) {
 	return Configuration{root}, nil
 }
 
-// PrimitiveText returns a primitive as it stands in the CIB, so that it can be put back.
-func PrimitiveText(ctx context.Context, r Runner, id string) (string, error) {
+// ResourceText returns a resource, with all that is in it, as it stands in the CIB, so that it can be put back.
+func ResourceText(ctx context.Context, r Runner, id string) (string, error) {
 	if strings.ContainsAny(id, `'"`) {
-		return "", fmt.Errorf("primitive %q: expected a name without quotes", id)
+		return "", fmt.Errorf("resource %q: expected a name without quotes", id)
 	}
-	out, err := r.Run(ctx, "cibadmin", "--query", "--local", "--xpath", "//primitive[@id='"+id+"']")
+	out, err := r.Run(ctx, "cibadmin", "--query", "--xpath", "//resources//*[@id='"+id+"']")
 	if err != nil {
-		return "", fmt.Errorf("read the primitive %s: %w", id, err)
+		return "", fmt.Errorf("read the resource %s: %w", id, err)
 	}
-	text := strings.TrimSpace(string(out))
-	if root, err := parseXML(out); err != nil || root.name() != "primitive" {
-		return "", fmt.Errorf("read the primitive %s: cibadmin's answer is <%s>: expected <primitive>", id, root.name())
+	if root, err := parseXML(out); err != nil || root.attr("id") != id {
+		return "", fmt.Errorf("read the resource %s: cibadmin's answer is <%s id=%q> (%v)", id, root.name(), root.attr("id"), err)
 	}
-	return text, nil
+	return strings.TrimSpace(string(out)), nil
 }
 
 // RoleConstraints is [RoleConstraints] for a configuration that was read before.
