@@ -30,6 +30,7 @@ func consoleCluster(t *testing.T) *cluster {
 type command struct {
 	s     *scenario
 	node  string
+	args  string
 	cmd   *exec.Cmd
 	lines chan string
 	done  chan struct{}
@@ -46,7 +47,7 @@ func (s *scenario) start(node string, args ...string) *command {
 	s.must(err)
 	cmd.Stderr = cmd.Stdout
 	s.must(cmd.Start())
-	c := &command{s: s, node: node, cmd: cmd, lines: make(chan string, 1000), done: make(chan struct{})}
+	c := &command{s: s, node: node, args: strings.Join(args, " "), cmd: cmd, lines: make(chan string, 1000), done: make(chan struct{})}
 	go func() {
 		defer close(c.done)
 		for in := bufio.NewScanner(out); in.Scan(); {
@@ -87,12 +88,12 @@ func (c *command) signal(sig syscall.Signal) {
 	procs, err := c.s.lab.Processes(c.node)
 	c.s.must(err)
 	for _, p := range procs {
-		if p.Name == "pgbaton" && strings.Contains(p.Args, "switchover") {
+		if p.Name == "pgbaton" && strings.Contains(p.Args, c.args) {
 			c.s.must(c.s.lab.Signal(sig, p.PID))
 			return
 		}
 	}
-	c.s.t.Errorf("no pgbaton switchover runs on %s", c.node)
+	c.s.t.Errorf("no pgbaton %s runs on %s", c.args, c.node)
 }
 
 // pgbaton runs the command to its end.
@@ -105,6 +106,23 @@ func (s *scenario) pgbaton(node string, args ...string) (code int, text string) 
 func (s *scenario) moves() []string {
 	s.t.Helper()
 	return slices.DeleteFunc(s.status().Location, func(id string) bool { return !strings.HasPrefix(id, "cli-") })
+}
+
+func (s *scenario) noMoves() {
+	s.t.Helper()
+	if m := s.moves(); len(m) > 0 {
+		s.t.Errorf("constraints of moves and bans are left: %q", m)
+	}
+}
+
+// asBefore ends a scenario in which the role stayed, or came back: nothing is left of it once its target is reached again.
+func (s *scenario) asBefore(target string) {
+	s.t.Helper()
+	s.noMoves()
+	s.must(s.lab.HealAll(s.ctx))
+	s.lifted(target)
+	s.promoted(s.old)
+	s.finish()
 }
 
 func (s *scenario) expect(code, want int, text string, words ...string) {
@@ -192,9 +210,7 @@ func TestConsole_Status(t *testing.T) {
 	s.must(err)
 	out, _ := cmd.CombinedOutput()
 	s.expect(cmd.ProcessState.ExitCode(), 6, string(out), "no permission to ask Pacemaker")
-	if m := s.moves(); len(m) > 0 {
-		t.Errorf("constraints: %q", m)
-	}
+	s.noMoves()
 	s.streaming()
 	s.must(c.lab.StopCluster(s.ctx, s.others[0]))
 	code, text = s.pgbaton(s.others[0], "status")
@@ -224,9 +240,7 @@ func TestConsole_Switchover(t *testing.T) {
 			if len(to) != 1 || to[0] == from || n != 2 && to[0] != s.others[n] {
 				t.Fatalf("%q are primary after\n%s", to, text)
 			}
-			if m := s.moves(); len(m) > 0 {
-				t.Errorf("left: %q", m)
-			}
+			s.noMoves()
 			s.noFailuresIn(s.highest(to[0]))
 			timeline = s.proven(from, timeline, to[0])
 			s.stage("%s to %s, from %s", from, to[0], on)
@@ -248,13 +262,7 @@ func TestConsole_Switchover(t *testing.T) {
 		}, func() { s.cutStandby(target) })
 		code, text := cmd.wait()
 		s.expect(code, 4, text, "Rolled back:", s.old+" is the primary", "bytes of WAL", "removed the constraint")
-		if m := s.moves(); len(m) > 0 {
-			t.Errorf("left: %q", m)
-		}
-		s.must(c.lab.HealAll(s.ctx))
-		s.lifted(target)
-		s.promoted(s.old)
-		s.finish()
+		s.asBefore(target)
 	})
 
 	t.Run("called off", func(t *testing.T) {
@@ -264,13 +272,7 @@ func TestConsole_Switchover(t *testing.T) {
 		s.cutStandby(target) // its connections hang, which nobody has noticed yet
 		code, text := s.pgbaton(s.old, "switchover", "--to", target, "--yes")
 		s.expect(code, 4, text, "called off before anything was stopped", "the reason: "+target)
-		if m := s.moves(); len(m) > 0 {
-			t.Errorf("left: %q", m)
-		}
-		s.must(c.lab.HealAll(s.ctx))
-		s.lifted(target)
-		s.promoted(s.old)
-		s.finish()
+		s.asBefore(target)
 	})
 
 	t.Run("two at once", func(t *testing.T) {
@@ -290,9 +292,7 @@ func TestConsole_Switchover(t *testing.T) {
 			want = s.others[1]
 		}
 		s.promoted(want)
-		if m := s.moves(); len(m) > 0 {
-			t.Errorf("left: %q", m)
-		}
+		s.noMoves()
 		s.finish()
 	})
 }
@@ -378,9 +378,7 @@ func TestConsole_Killed(t *testing.T) {
 			if now := s.status().Promoted(); len(now) != 1 || now[0] == from {
 				t.Errorf("%q are primary after\n%s", now, text)
 			}
-			if m := s.moves(); len(m) > 0 {
-				t.Errorf("left: %q", m)
-			}
+			s.noMoves()
 			s.finish()
 		})
 	}

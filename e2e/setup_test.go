@@ -316,20 +316,14 @@ func (s *scenario) setupRefused() {
 func (s *scenario) kill(step, way string) {
 	s.t.Helper()
 	run := s.start(s.others[0], "setup", way, "--apply")
-	for !run.until(". " + step) {
+	if !run.until(". " + step) {
 		s.t.Fatalf("setup %s has no step %q:\n%s", way, step, run.text.String())
 	}
 	// The plan names the steps too, before any is done.
 	if !run.until(". " + step) {
 		s.t.Fatalf("setup %s did not begin the step %q:\n%s", way, step, run.text.String())
 	}
-	procs, err := s.lab.Processes(s.others[0])
-	s.must(err)
-	for _, p := range procs {
-		if p.Name == "pgbaton" && strings.Contains(p.Args, "setup") {
-			s.must(s.lab.Signal(syscall.SIGKILL, p.PID))
-		}
-	}
+	run.signal(syscall.SIGKILL)
 	run.wait()
 }
 
