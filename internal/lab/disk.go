@@ -74,6 +74,9 @@ func (o Options) thaw(node string) {
 	}
 }
 
+// removeDir removes a lab's directory, and the disks that are mounted below it.
+func removeDir(dir string) error { return errors.Join(unmountDisks(dir), os.RemoveAll(dir)) }
+
 // unmountDisks takes away whatever is mounted below a lab's directory.
 func unmountDisks(dir string) error {
 	b, err := os.ReadFile("/proc/self/mountinfo")

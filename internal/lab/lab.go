@@ -54,12 +54,12 @@ func Up(ctx context.Context, o Options) (*Lab, error) {
 			return nil, err
 		}
 	}
-	if err := errors.Join(unmountDisks(o.Dir), os.RemoveAll(o.Dir)); err != nil {
+	if err := removeDir(o.Dir); err != nil {
 		return nil, fmt.Errorf("remove the remains of an earlier lab: %w", err)
 	}
 	begin := time.Now()
 	if err := l.build(ctx); err != nil {
-		return nil, errors.Join(err, unmountDisks(o.Dir), os.RemoveAll(o.Dir))
+		return nil, errors.Join(err, removeDir(o.Dir))
 	}
 	o.logf("%6.1f s  files of %d nodes are in place below %s", time.Since(begin).Seconds(), o.Nodes, o.Dir)
 	if err := l.spawn(ctx); err != nil {
@@ -327,7 +327,7 @@ func (l *Lab) Down(ctx context.Context) error {
 	if err := l.Kill(ctx); err != nil {
 		return err
 	}
-	if err := errors.Join(unmountDisks(l.Dir), os.RemoveAll(l.Dir)); err != nil {
+	if err := removeDir(l.Dir); err != nil {
 		return fmt.Errorf("remove the files of lab %s: %w", l.Name, err)
 	}
 	return nil
@@ -461,7 +461,7 @@ func Sweep(prefix string) error {
 		if err != nil || l.supervisor() != 0 || time.Since(fi.ModTime()) < time.Minute {
 			continue
 		}
-		if err := errors.Join(unmountDisks(d), os.RemoveAll(d)); err != nil {
+		if err := removeDir(d); err != nil {
 			return err
 		}
 	}
