@@ -2,6 +2,8 @@ package console
 
 import (
 	"context"
+	"os"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -142,6 +144,13 @@ func plainCluster(t *testing.T) (World, *recorded) {
 
 // Ensure the plan of a new cluster is the README's configuration, in the words of either tool.
 func TestNew(t *testing.T) {
+	b, err := os.ReadFile("../../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	flat := func(text string) string { return strings.Join(strings.Fields(text), " ") }
+	readme := flat(strings.NewReplacer("\\\n", " ", "10.77.0.10", "10.77.0.20", "pgsql.xml", draft).Replace(string(b)))
+	same := regexp.MustCompile(`(?m)^ +\$ (pcs -f \S+ (?:resource create|resource promotable|constraint) .*)$|^((?:colocation|order) .*)$|(op monitor .*)$`)
 	for _, tool := range []string{"pcs", "crm"} {
 		w, r := plainCluster(t)
 		s, err := w.New(t.Context(), Wanted{Name: "pgsqld", Clone: "pgsql-ha", VIP: "10.77.0.20/24", Tool: tool})
@@ -151,6 +160,15 @@ func TestNew(t *testing.T) {
 		var b strings.Builder
 		s.Text(&b, Style{})
 		golden(t, "setup.new-"+tool, b.String())
+		lines := same.FindAllStringSubmatch(b.String(), -1)
+		if len(lines) < 5 {
+			t.Errorf("%s: found only %q to compare", tool, lines)
+		}
+		for _, l := range lines {
+			if line := strings.Join(l[1:], ""); !strings.Contains(readme, line) {
+				t.Errorf("%s: README.md has no\n%s", tool, line)
+			}
+		}
 		if len(r.changes) > 0 {
 			t.Errorf("planning changed something: %q", r.changes)
 		}
