@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -29,15 +30,23 @@ type Wanted struct {
 // draft is the configuration before it is pushed. Only root writes there.
 const draft = "/run/pgbaton-setup.xml"
 
+// resourceName is what Pacemaker takes for a name everywhere, and a shell and an XPath for a word.
+var resourceName = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9_.-]*$`)
+
 // New prepares to set a cluster up around a primary that runs on this node, and its standbys on the others.
 func (w World) New(ctx context.Context, want Wanted) (*Setup, error) {
 	s := &Setup{Snapshot: &Snapshot{Taken: w.Now()}, world: w, kind: fromReplication, to: agentName, tool: or(want.Tool, tool())}
-	if err := s.look(ctx); err != nil {
-		return nil, err
-	}
 	s.Resource, s.Clone = want.Name, want.Clone
+	for _, name := range []string{want.Name, want.Clone} {
+		if !resourceName.MatchString(name) {
+			return nil, fail(Usage, "%q as the name of a resource: expected a letter, then letters, digits, \"-\", \"_\" and \".\"", name)
+		}
+	}
 	address, prefix, err := splitVIP(want.VIP)
 	if err != nil {
+		return nil, err
+	}
+	if err := s.look(ctx); err != nil {
 		return nil, err
 	}
 	if have := namesOf(s.State, agentName); len(have) > 0 {

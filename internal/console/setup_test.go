@@ -267,6 +267,7 @@ func TestNew_Refused(t *testing.T) {
 				return postgres.Overview{Primary: true, Standbys: []postgres.StandbyOverview{{Name: "n2", State: "catchup"}}}, nil
 			}
 		}, Refused, "the standby of n2 does not stream (catchup): wait until it has caught up; no standby with application_name=n3"},
+		"a wrong name":             {func(_ *World, _ *recorded, want *Wanted) { want.Clone = "a; b" }, Usage, `"a; b" as the name of a resource: expected a letter`},
 		"a wrong address":          {func(_ *World, _ *recorded, want *Wanted) { want.VIP = "10.77.0.10" }, Usage, "expected an address with its prefix"},
 		"an address that is taken": {func(_ *World, _ *recorded, want *Wanted) { want.VIP = "10.77.0.10/24" }, Refused, "other-vip has the address 10.77.0.10 already"},
 		"no fencing": {func(_ *World, r *recorded, _ *Wanted) {
