@@ -287,7 +287,7 @@ func (s *Site) checkLeftovers() {
 	for _, node := range s.Config.PermanentScores(s.Resource) {
 		s.findings = append(s.findings, Finding{
 			ID: "permanent-score", Severity: Critical, Node: node, Text: "a promotion score of another agent stands for ever on " + node,
-			Why: "a node that has left stays the best candidate", Do: fmt.Sprintf("crm_attribute -N %s -n %s -D", node, pacemaker.ScoreAttribute(s.Resource)),
+			Why: "a node that has left stays the best candidate", Do: commandText(deletePermanent(node, pacemaker.ScoreAttribute(s.Resource))),
 		})
 	}
 }
