@@ -34,8 +34,9 @@ $(PROGRAMS):
 	@echo "building bin/$@"
 	@$(BUILD) -o bin/$@ ./cmd/$@
 
+# The agent is renamed into place: Pacemaker may run it at any moment, and a node without an agent is one that must not run
+# PostgreSQL.
 install: build
-	# Renamed into place: Pacemaker may run it at any moment, and a node without an agent is one that must not run PostgreSQL.
 	install -D -m 755 bin/pgbaton-agent $(DESTDIR)$(PREFIX)/lib/ocf/resource.d/pgbaton/.postgresql.new
 	mv -f $(DESTDIR)$(PREFIX)/lib/ocf/resource.d/pgbaton/.postgresql.new $(DESTDIR)$(PREFIX)/lib/ocf/resource.d/pgbaton/postgresql
 	install -D -m 755 bin/pgbaton $(DESTDIR)$(PREFIX)/bin/pgbaton
