@@ -40,6 +40,35 @@ func TestManPage(t *testing.T) {
 	wellFormed(t, path)
 }
 
+// Ensure the command's page in docs has a section of each command, which names its flags.
+func TestCommandPage(t *testing.T) {
+	const path = "../../docs/command.md"
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var c cli
+	k, err := kong.New(&c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, n := range k.Model.Children {
+		if n.Name == "version" {
+			continue // it says what it is
+		}
+		section := regexp.MustCompile(`(?ms)^## (?:pgbaton \w+, )?pgbaton ` + n.Name + `\b.*?(?:^## |\z)`).FindString(string(b))
+		if section == "" {
+			t.Errorf("%s has no section of %s", path, n.Name)
+			continue
+		}
+		for _, f := range n.Flags {
+			if !strings.Contains(section, "--"+f.Name) {
+				t.Errorf("%s has no --%s of %s", path, f.Name, n.Name)
+			}
+		}
+	}
+}
+
 // Ensure the agent's man page names every parameter.
 func TestManPage_Agent(t *testing.T) {
 	const path = "../../docs/man/ocf_pgbaton_postgresql.7"
