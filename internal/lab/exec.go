@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -177,13 +178,18 @@ func (l *Lab) Processes(node string) ([]Process, error) {
 	if err != nil {
 		return nil, err
 	}
+	return processesIn("pid", ns)
+}
+
+// processesIn lists the processes of this machine that are in one of these namespaces of a kind.
+func processesIn(kind string, namespaces ...string) ([]Process, error) {
 	dirs, err := filepath.Glob("/proc/[0-9]*")
 	if err != nil {
 		return nil, err
 	}
 	var procs []Process
 	for _, d := range dirs {
-		if link, err := os.Readlink(d + "/ns/pid"); err != nil || link != ns {
+		if link, err := os.Readlink(d + "/ns/" + kind); err != nil || !slices.Contains(namespaces, link) {
 			continue
 		}
 		status, err := os.ReadFile(d + "/status")

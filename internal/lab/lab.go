@@ -8,9 +8,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -300,23 +302,12 @@ func parents() (map[int]int, error) {
 
 // Leftovers lists the processes on this machine that are in one of the lab's network namespaces: those that it has, or had
 // at the last call before its supervisor was gone. None after Down, and soon after the supervisor was killed.
-func (l *Lab) Leftovers() ([]string, error) {
+func (l *Lab) Leftovers() ([]Process, error) {
 	ours, err := l.hold()
 	if err != nil {
 		return nil, err
 	}
-	var left []string
-	dirs, err := filepath.Glob("/proc/[0-9]*")
-	if err != nil {
-		return nil, err
-	}
-	for _, d := range dirs {
-		if ns, err := os.Readlink(d + "/ns/net"); err == nil && ours[ns] != nil {
-			cmdline, _ := os.ReadFile(d + "/cmdline")
-			left = append(left, filepath.Base(d)+" "+strings.ReplaceAll(string(cmdline), "\x00", " "))
-		}
-	}
-	return left, nil
+	return processesIn("net", slices.Collect(maps.Keys(ours))...)
 }
 
 // Down ends the lab: nothing of it runs or is mounted afterwards, which is checked,
@@ -350,7 +341,7 @@ func (l *Lab) Kill(ctx context.Context) error {
 	for _, n := range l.Names {
 		l.thaw(n)
 	}
-	var left []string
+	var left []Process
 	for began := time.Now(); ; {
 		var err error
 		gone := l.supervisor() == 0
@@ -365,14 +356,12 @@ func (l *Lab) Kill(ctx context.Context) error {
 			// A thread of the supervisor that the kernel does not let go yet (a disk, a namespace that is being taken apart)
 			// keeps what it started alive.
 			for _, p := range left {
-				if pid, err := strconv.Atoi(strings.Fields(p)[0]); err == nil {
-					_ = syscall.Kill(pid, syscall.SIGKILL)
-				}
+				_ = syscall.Kill(p.PID, syscall.SIGKILL)
 			}
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("lab %s is not gone: supervisor %d, processes: %s: %w", l.Name, l.supervisor(), strings.Join(left, "; "), ctx.Err())
+			return fmt.Errorf("lab %s is not gone: supervisor %d, processes: %+v: %w", l.Name, l.supervisor(), left, ctx.Err())
 		case <-time.After(20 * time.Millisecond):
 		}
 	}

@@ -328,12 +328,12 @@ func testKill(t *testing.T, l *lab.Lab) {
 	left, err := l.Leftovers()
 	must(t, err)
 	if len(left) < 30 {
-		t.Fatalf("expected the processes of three nodes, found only %q: the check for left-overs is blind", left)
+		t.Fatalf("expected the processes of three nodes, found only %+v: the check for left-overs is blind", left)
 	}
 	must(t, l.Signal(syscall.SIGKILL, l.SupervisorPID()))
 	must(t, lab.Poll(ctx, 20*time.Millisecond, func() error {
 		if left, err = l.Leftovers(); err != nil || len(left) > 0 {
-			return lab.NotYet("left over: %q, %v", left, err)
+			return lab.NotYet("left over: %+v, %v", left, err)
 		}
 		return nil
 	}))

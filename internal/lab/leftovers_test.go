@@ -57,8 +57,8 @@ func TestDown_SparesOthers(t *testing.T) {
 	}
 	left, err := l.Leftovers()
 	must(t, err)
-	if slices.Contains(left, fmt.Sprintf("%d sleep 60 ", heir.Process.Pid)) {
-		t.Errorf("the lab takes process %d for its own, which only has one of the numbers %q: %q", heir.Process.Pid, had, left)
+	if slices.ContainsFunc(left, func(p lab.Process) bool { return p.PID == heir.Process.Pid }) {
+		t.Errorf("the lab takes process %d for its own, which only has one of the numbers %q: %+v", heir.Process.Pid, had, left)
 	}
 	began := time.Now()
 	must(t, l.Down(ctx))
