@@ -253,8 +253,8 @@ func outages(all []*contender) {
 				failed++
 			}
 		}
-		medians = append(medians, median(list))
-		fmt.Printf("%-15s  %8.0f %8.0f %8.0f  %2d  %6d  %9d\n", x.Agent, median(list), slices.Min(list), slices.Max(list), len(list), failed, lost)
+		medians = append(medians, lab.Median(list))
+		fmt.Printf("%-15s  %8.0f %8.0f %8.0f  %2d  %6d  %9d\n", x.Agent, lab.Median(list), slices.Min(list), slices.Max(list), len(list), failed, lost)
 		fmt.Printf("%15s  a sleep of 10 ms overshot by up to %.0f ms (p99 of the worst run)\n", "", starved)
 	}
 	if len(medians) == 2 && medians[1] > 0 {
@@ -271,17 +271,6 @@ func said(err error) string {
 }
 
 func ms(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
-
-func median(list []float64) float64 {
-	if len(list) == 0 {
-		return 0
-	}
-	s := slices.Sorted(slices.Values(list))
-	if n := len(s); n%2 == 0 {
-		return (s[n/2-1] + s[n/2]) / 2
-	}
-	return s[len(s)/2]
-}
 
 func sleep(ctx context.Context, d time.Duration) {
 	if d <= 0 {

@@ -45,7 +45,7 @@ func floor(ctx context.Context, l *lab.Lab, n, clients int) error {
 		primary = to
 	}
 	fmt.Printf("the floor: by hand, without a cluster manager, ms: median %.0f, min %.0f, max %.0f, n %d\n\n",
-		median(list), slices.Min(list), slices.Max(list), n)
+		lab.Median(list), slices.Min(list), slices.Max(list), n)
 	return nil
 }
 

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"github.com/pgbaton/pgbaton/internal/lab"
 )
 
 // monitorEnv is what Pacemaker gives the monitor of a primary, as recorded from Pacemaker 2.1.5 (the crm_feature_set is
@@ -71,7 +73,7 @@ func monitors(ctx context.Context, all []*contender, n int) error {
 		if len(wall) != n {
 			return fmt.Errorf("%d monitors of %s were timed, expected %d: %s", len(wall), x.Agent, n, out)
 		}
-		fmt.Printf("%-14s %8.0f %8.0f %8.0f %8.0f\n", x.Agent, median(wall), slices.Min(wall), slices.Max(wall), median(cpu))
+		fmt.Printf("%-14s %8.0f %8.0f %8.0f %8.0f\n", x.Agent, lab.Median(wall), slices.Min(wall), slices.Max(wall), lab.Median(cpu))
 	}
 	fmt.Println()
 	return nil

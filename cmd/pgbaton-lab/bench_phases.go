@@ -168,10 +168,10 @@ func (x *contender) printPhases() {
 			continue
 		}
 		if name == "clients write" {
-			fmt.Printf("%-14s %8.0f\n", name, median(begin[name]))
+			fmt.Printf("%-14s %8.0f\n", name, lab.Median(begin[name]))
 			continue
 		}
-		fmt.Printf("%-14s %8.0f %8.0f %8.0f\n", name, median(begin[name]), median(last[name]), median(wait[name]))
+		fmt.Printf("%-14s %8.0f %8.0f %8.0f\n", name, lab.Median(begin[name]), lab.Median(last[name]), lab.Median(wait[name]))
 	}
 	fmt.Println()
 }

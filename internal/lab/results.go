@@ -22,6 +22,16 @@ type Result struct {
 	Healed       bool      `json:"healed"`               // the cluster was whole again without help
 }
 
+// Median returns the middle of a list, 0 of an empty one.
+func Median(list []float64) float64 {
+	if len(list) == 0 {
+		return 0
+	}
+	s := slices.Sorted(slices.Values(list))
+	n := len(s)
+	return (s[(n-1)/2] + s[n/2]) / 2
+}
+
 // WriteResults prints the table of a file of results, a row for each scenario, 80 columns wide where the names allow.
 func WriteResults(w io.Writer, results io.Reader) error {
 	type row struct {
@@ -62,9 +72,8 @@ func WriteResults(w io.Writer, results io.Reader) error {
 	fmt.Fprintf(w, "%-36s %4s %4s %7s %7s %5s %3s %3s %4s\n", "scenario", "runs", "pass", "median", "worst", "lost", "two", "off", "self")
 	for _, o := range rows {
 		median, worst := "-", "-"
-		if n := len(o.outages); n > 0 {
-			slices.Sort(o.outages)
-			median, worst = fmt.Sprintf("%.0f ms", o.outages[n/2]), fmt.Sprintf("%.0f ms", o.outages[n-1])
+		if len(o.outages) > 0 {
+			median, worst = fmt.Sprintf("%.0f ms", Median(o.outages)), fmt.Sprintf("%.0f ms", slices.Max(o.outages))
 		}
 		name := strings.TrimPrefix(o.name, "Test")
 		fmt.Fprintf(w, "%-36s %4d %4d %7s %7s %5d %3d %3d %4d\n", name, o.runs, o.passed, median, worst, o.lost, o.two, o.fenced, o.healed)

@@ -11,7 +11,7 @@ func TestWriteResults(t *testing.T) {
 {"scenario":"TestFailure/33_postmaster_killed","passed":false,"outages_ms":[2600],"acknowledged":900,"lost":0,"healed":true}
 `
 	const want = `scenario                             runs pass  median   worst  lost two off self
-Failure/33_postmaster_killed            2    1  700 ms 2600 ms     0   0   0    2
+Failure/33_postmaster_killed            2    1  500 ms 2600 ms     0   0   0    2
 Failure/41_node_power_off               1    1 5200 ms 5200 ms     2   0   1    0
 `
 	var b strings.Builder
