@@ -59,7 +59,7 @@ func Outside(ctx context.Context, env ocf.Env) (*view.Outside, error) {
 		return nil, nil
 	}
 	o := &view.Outside{
-		Verdict: a.vol.Out.Rejoin.String(), Reason: a.vol.Out.Reason, Busy: a.rejoining(), Begun: a.rewinding(),
+		Verdict: a.vol.Out.Rejoin, Reason: a.vol.Out.Reason, Busy: a.rejoining(), Begun: a.rewinding(),
 		Transactions: -1, Keeps: a.params.RewindKeep, StateDir: a.store.Dir, Clone: separate(a.cloneCommands()),
 	}
 	o.Doing, _ = a.doing()

@@ -56,9 +56,9 @@ func (w World) PrepareRejoin(ctx context.Context, asked string, outside func(r *
 // Possible says why a rewind is not, with what is to be done instead; nil if it is.
 func (r *Rejoin) Possible() error {
 	switch r.Needs.Verdict {
-	case baton.Rewind.String():
+	case baton.Rewind:
 		return nil
-	case baton.Await.String():
+	case baton.Await:
 		return fail(Refused, "nothing was changed: there is no primary that %s could be compared with. Let the other nodes come back; or, if what %s has is what counts: pgbaton promote --accept-data-loss %s", r.Node, r.Node, r.Node)
 	}
 	return fail(Refused, "nothing was changed: pg_rewind is no help, %s must be made anew by the commands above", r.Node)
@@ -95,7 +95,7 @@ func (r *Rejoin) Text(w io.Writer, conninfo string) {
 	switch {
 	case o.Busy:
 		fmt.Fprintln(w, "A rewind is under way.")
-	case o.Verdict == baton.Rewind.String():
+	case o.Verdict == baton.Rewind:
 		keep := fmt.Sprintf("the WAL that is taken away, up to %d MB (rewind_keep), is kept in %s", o.Keeps, filepath.Join(o.StateDir, "lost-..."))
 		if o.Keeps == 0 {
 			keep = "the WAL that is taken away is thrown away (rewind_keep is 0)"
@@ -109,7 +109,7 @@ func (r *Rejoin) Text(w io.Writer, conninfo string) {
 		} {
 			indented(w, fmt.Sprintf("  %d. ", n+1), 5, step)
 		}
-	case o.Verdict == baton.Clone.String():
+	case o.Verdict == baton.Clone:
 		fmt.Fprintf(w, "To make it anew, as root on %s; what it has now is gone then:\n", r.Node)
 		for _, c := range o.Clone {
 			fmt.Fprintf(w, "  %s\n", c)

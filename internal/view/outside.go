@@ -1,10 +1,13 @@
 package view
 
-import "github.com/pgbaton/pgbaton/internal/pgdisk"
+import (
+	"github.com/pgbaton/pgbaton/internal/baton"
+	"github.com/pgbaton/pgbaton/internal/pgdisk"
+)
 
 // Outside is what a person is told of an instance that is kept out because its history is not the cluster's.
 type Outside struct {
-	Verdict string // rewind, clone, await: baton.Rejoin
+	Verdict baton.Rejoin
 	Reason  string
 	Doing   string // what its agent is doing about it, or why that stopped
 	Busy    bool   // a rewind is under way
