@@ -100,7 +100,7 @@ func (w World) ReadHistory(ctx context.Context, asked string, n int) (History, e
 	var nodes []string
 	if err != nil {
 		lost := explain(err)
-		if h.Resource, err = Resource(or(w.Root, journal.Root), asked); err != nil {
+		if h.Resource, err = Resource(w.Root, asked); err != nil {
 			return h, lost // neither the cluster nor a journal
 		}
 		h.NotHeard = append(h.NotHeard, NotHeard{Node: "all others", Why: lost.Error()})

@@ -35,14 +35,14 @@ type World struct {
 	Now func() time.Time
 	// Journal is what this node's agent wrote down.
 	Journal func(resource string) []journal.Event
-	Root    string // where the resources of this node have their journals; "": journal.Root
+	Root    string // where the resources of this node have their journals
 	// Servers are those that run on this node, whoever started them.
 	Servers func() ([]postgres.Server, error)
 }
 
 // ThisNode is the world of a node of a cluster.
 func ThisNode() World {
-	return World{Run: pacemaker.ExecRunner{}, Ask: askServer, Now: time.Now, Journal: readJournal, Servers: postgres.FindServers}
+	return World{Run: pacemaker.ExecRunner{}, Ask: askServer, Now: time.Now, Journal: readJournal, Root: journal.Root, Servers: postgres.FindServers}
 }
 
 // readJournal returns what can be read of it.
