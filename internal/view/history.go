@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/pgbaton/pgbaton/internal/journal"
@@ -14,9 +15,10 @@ const historyVersion = 1
 
 // What is published stays small: every node keeps it in memory for every other.
 const (
-	historyParts = 4
-	historySize  = 3000 // bytes
-	historyText  = 160  // bytes of a reason
+	historyParts  = 4
+	historyPhases = 12   // of a part: an instance may be kept out again and again
+	historySize   = 3000 // bytes
+	historyText   = 160  // bytes of a reason
 )
 
 // History is what a node had to do with the last changes of roles, oldest first. The whole of it is in its journal.
@@ -31,27 +33,38 @@ type History struct {
 // HistoryAttribute is the name of the private node attribute that holds a node's history.
 func HistoryAttribute(resource string) string { return "pgbaton-history-" + resource }
 
-// EncodeHistory is printable ASCII without line breaks, of as many of the last parts as there is room for.
+// EncodeHistory is printable ASCII without line breaks, of as much of the last parts as there is room for.
 func EncodeHistory(node string, at time.Time, parts []journal.Part) string {
-	h := History{Version: historyVersion, Node: node, At: at.UTC().Truncate(time.Millisecond)}
-	for n := max(0, len(parts)-historyParts); ; n++ {
-		h.Parts, h.Older = nil, n > 0
-		for _, p := range parts[n:] {
-			h.Parts = append(h.Parts, brief(p))
-		}
+	h := History{Version: historyVersion, Node: node, At: at.UTC().Truncate(time.Millisecond), Older: len(parts) > historyParts}
+	for _, p := range parts[max(0, len(parts)-historyParts):] {
+		h.Parts = append(h.Parts, brief(p))
+		h.Older = h.Older || len(p.Phases) > historyPhases
+	}
+	for {
 		b, _ := json.Marshal(h) // of strings, numbers and times: it cannot fail
-		if value := ascii(b); len(value) <= historySize || n >= len(parts)-1 {
+		if value := ascii(b); len(value) <= historySize || !h.shorten() {
 			return value
 		}
 	}
 }
 
-// brief is a part with times cut to milliseconds and long reasons cut short.
-func brief(p journal.Part) journal.Part {
-	p.Phases = slices.Clone(p.Phases)
-	if len(p.Phases) > 12 {
-		p.Phases = p.Phases[len(p.Phases)-12:] // an instance that was kept out again and again
+// shorten leaves out what is oldest: a part, or a phase of the last one. It reports whether there was something to leave out.
+func (h *History) shorten() bool {
+	h.Older = true
+	switch {
+	case len(h.Parts) > 1:
+		h.Parts = h.Parts[1:]
+	case len(h.Parts) == 1 && len(h.Parts[0].Phases) > 1:
+		h.Parts[0].Phases = h.Parts[0].Phases[1:]
+	default:
+		return false
 	}
+	return true
+}
+
+// brief is a part with its last phases, times cut to milliseconds, and long reasons cut short.
+func brief(p journal.Part) journal.Part {
+	p.Phases = slices.Clone(p.Phases[max(0, len(p.Phases)-historyPhases):])
 	for i := range p.Phases {
 		f := &p.Phases[i]
 		f.Ended, f.Duration, f.Reason = f.Ended.UTC().Truncate(time.Millisecond), float64(int64(f.Duration+0.5)), cut(f.Reason)
@@ -67,7 +80,7 @@ func cut(s string) string {
 	if len(s) <= historyText {
 		return s
 	}
-	return string([]rune(s[:historyText])) + "..."
+	return strings.ToValidUTF8(s[:historyText], "") + "..."
 }
 
 // DecodeHistory reads what EncodeHistory wrote.

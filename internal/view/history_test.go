@@ -36,6 +36,18 @@ func TestHistory(t *testing.T) {
 	if n := len(h.Parts); n < 2 || n > 4 || h.Parts[n-1].IDs[0] != "note8" || !h.Older || h.Node != "n1" || *h.Parts[0].Lost != lost {
 		t.Errorf("got %+v", h)
 	}
+	// One that was kept out again and again, with a long reason each time.
+	var long journal.Part
+	for n := range 40 {
+		long.Phases = append(long.Phases, journal.Phase{Action: fmt.Sprint("start", n), Ended: at, Outcome: "kept out", Reason: strings.Repeat("ö", 200)})
+	}
+	s = view.EncodeHistory("n1", at, []journal.Part{long})
+	if h, err = view.DecodeHistory(s); err != nil || len(s) > 3000 || len(h.Parts) != 1 || !h.Older {
+		t.Fatalf("%d bytes, %+v, %v", len(s), h, err)
+	}
+	if f := h.Parts[0].Phases; len(f) < 2 || f[len(f)-1].Action != "start39" {
+		t.Errorf("of 40 phases: %+v", f)
+	}
 	short := parts[:1]
 	short[0].Phases[0].Reason = "short"
 	h, err = view.DecodeHistory(view.EncodeHistory("n1", at, short))
