@@ -68,6 +68,11 @@ type Setup struct {
 	undo         func(ctx context.Context) error // takes everything back, while maintenance lasts
 }
 
+// setup is one that has not been planned yet. whose are the commands of pcs or crm, "" for the one that is installed.
+func (w World) setup(kind, to, whose string) *Setup {
+	return &Setup{Snapshot: &Snapshot{Taken: w.Now()}, world: w, kind: kind, to: to, tool: or(whose, tool())}
+}
+
 // setupStep is one of them: commands, and what must be seen before the next.
 type setupStep struct {
 	title, why string

@@ -35,7 +35,7 @@ var resourceName = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9_.-]*$`)
 
 // New prepares to set a cluster up around a primary that runs on this node, and its standbys on the others.
 func (w World) New(ctx context.Context, want Wanted) (*Setup, error) {
-	s := &Setup{Snapshot: &Snapshot{Taken: w.Now()}, world: w, kind: fromReplication, to: agentName, tool: or(want.Tool, tool())}
+	s := w.setup(fromReplication, agentName, want.Tool)
 	s.Resource, s.Clone = want.Name, want.Clone
 	for _, name := range []string{want.Name, want.Clone} {
 		if !resourceName.MatchString(name) {

@@ -30,12 +30,11 @@ const (
 
 // Takeover prepares to hand a running resource from pgsqlms to pgbaton, or back. Neither touches PostgreSQL. It refuses
 // where the cluster is not what it should be.
-// commands are those of pcs or crm, "" for the one that is installed.
-func (w World) Takeover(ctx context.Context, asked string, back bool, commands string) (*Setup, error) {
-	s := &Setup{Snapshot: &Snapshot{Taken: w.Now()}, world: w, kind: fromPAF, to: agentName}
-	from := pafName
+// whose are the commands of pcs or crm, "" for the one that is installed.
+func (w World) Takeover(ctx context.Context, asked string, back bool, whose string) (*Setup, error) {
+	s, from := w.setup(fromPAF, agentName, whose), pafName
 	if back {
-		s.kind, s.to, from = backTo, pafName, agentName
+		s, from = w.setup(backTo, pafName, whose), agentName
 	}
 	if err := s.look(ctx); err != nil {
 		return nil, err

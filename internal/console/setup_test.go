@@ -13,20 +13,30 @@ import (
 
 // Ensure the plan of a takeover is shown with its reasons and commands, and that planning changes nothing.
 func TestTakeover(t *testing.T) {
-	w, r := replay(t, "paf")
-	s, err := w.Takeover(t.Context(), "", false, "pcs")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var b strings.Builder
-	s.Text(&b, Style{})
-	golden(t, "setup.from-paf", b.String())
-	if len(r.changes) > 0 {
-		t.Errorf("planning changed something: %q", r.changes)
-	}
-	for _, line := range strings.Split(b.String(), "\n") {
-		if n := len([]rune(line)); n > 80 && !strings.HasPrefix(line, "    $ ") {
-			t.Errorf("%d columns: %s", n, line)
+	for tool, mends := range map[string]string{
+		"pcs": "    $ pcs resource update pgsqld op promote interval=0s timeout=30s on-fail=demote\n",
+		"crm": `    $ cibadmin --modify --xml-text '<op id="pgsqld-promote" interval="0s" timeout="30s" on-fail="demote"/>'` + "\n",
+	} {
+		w, r := replay(t, "paf")
+		s, err := w.Takeover(t.Context(), "", false, tool)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var b strings.Builder
+		s.Text(&b, Style{})
+		if tool == "pcs" {
+			golden(t, "setup.from-paf", b.String())
+		}
+		if !strings.Contains(b.String(), mends) {
+			t.Errorf("%s: no %s in\n%s", tool, mends, b.String())
+		}
+		if len(r.changes) > 0 {
+			t.Errorf("planning changed something: %q", r.changes)
+		}
+		for _, line := range strings.Split(b.String(), "\n") {
+			if n := len([]rune(line)); n > 80 && !strings.HasPrefix(line, "    $ ") {
+				t.Errorf("%d columns: %s", n, line)
+			}
 		}
 	}
 }
