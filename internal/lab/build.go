@@ -55,14 +55,34 @@ func (l *Lab) build(ctx context.Context) error {
 	return nil
 }
 
+// ownedDir is a directory of a node, with all that is to be said of it.
+type ownedDir struct {
+	path, owner string
+	mode        os.FileMode
+}
+
+// makeDirs makes directories below root, in their order.
+func makeDirs(root string, dirs []ownedDir) error {
+	for _, d := range dirs {
+		p := filepath.Join(root, d.path)
+		if err := os.MkdirAll(p, 0o755); err != nil {
+			return err
+		}
+		if err := chown(p, d.owner); err != nil {
+			return err
+		}
+		// Not MkdirAll's mode: it is subject to the umask and has no sticky bit.
+		if err := syscall.Chmod(p, uint32(d.mode)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // buildNode makes what a node has on disk besides PostgreSQL.
 func (l *Lab) buildNode(n string) error {
 	o := l.Options
-	type dir struct {
-		path, owner string
-		mode        os.FileMode
-	}
-	dirs := []dir{
+	dirs := []ownedDir{
 		{"root", "root", 0o755},
 		{"work", "root", 0o755},
 		{"merged", "root", 0o755},
@@ -72,36 +92,27 @@ func (l *Lab) buildNode(n string) error {
 	if n != Client {
 		dirs = append(
 			dirs,
-			dir{"data", "postgres", 0o700},
-			dir{"lib", "root", 0o755},
-			dir{"corosync", "root", 0o755},
-			dir{"root/etc/corosync", "root", 0o755},
-			dir{"root/etc/corosync/uidgid.d", "root", 0o755},
-			dir{"log/corosync", "root", 0o755},
-			dir{"log/crmsh", "root", 0o755}, // crmsh does nothing without
-			dir{"log/postgresql", "postgres", 0o755},
-			dir{"log/pgbaton-lab", "root", 0o755},
-			dir{"log/pgbaton-lab/actions", "root", 0o1777},
-			dir{"log/pacemaker", "hacluster", 0o770},
-			dir{"log/pacemaker/bundles", "hacluster", 0o770},
-			dir{"pacemaker", "root", 0o755},
-			dir{"pacemaker/blackbox", "hacluster", 0o750},
-			dir{"pacemaker/cib", "hacluster", 0o750},
-			dir{"pacemaker/cores", "hacluster", 0o750},
-			dir{"pacemaker/pengine", "hacluster", 0o750},
+			ownedDir{"data", "postgres", 0o700},
+			ownedDir{"lib", "root", 0o755},
+			ownedDir{"corosync", "root", 0o755},
+			ownedDir{"root/etc/corosync", "root", 0o755},
+			ownedDir{"root/etc/corosync/uidgid.d", "root", 0o755},
+			ownedDir{"log/corosync", "root", 0o755},
+			ownedDir{"log/crmsh", "root", 0o755}, // crmsh does nothing without
+			ownedDir{"log/postgresql", "postgres", 0o755},
+			ownedDir{"log/pgbaton-lab", "root", 0o755},
+			ownedDir{"log/pgbaton-lab/actions", "root", 0o1777},
+			ownedDir{"log/pacemaker", "hacluster", 0o770},
+			ownedDir{"log/pacemaker/bundles", "hacluster", 0o770},
+			ownedDir{"pacemaker", "root", 0o755},
+			ownedDir{"pacemaker/blackbox", "hacluster", 0o750},
+			ownedDir{"pacemaker/cib", "hacluster", 0o750},
+			ownedDir{"pacemaker/cores", "hacluster", 0o750},
+			ownedDir{"pacemaker/pengine", "hacluster", 0o750},
 		)
 	}
-	for _, d := range dirs {
-		p := o.nodeDir(n, d.path)
-		if err := os.MkdirAll(p, 0o755); err != nil {
-			return err
-		}
-		if err := chown(p, d.owner); err != nil {
-			return err
-		}
-		if err := syscall.Chmod(p, uint32(d.mode)); err != nil {
-			return err
-		}
+	if err := makeDirs(o.nodeDir(n), dirs); err != nil {
+		return err
 	}
 	hosts := "127.0.0.1 localhost\n"
 	for _, m := range o.all() {

@@ -127,7 +127,7 @@ func mountRoot(o Options, node string) error {
 	if err := os.Symlink("/proc/self/fd", filepath.Join(root, "dev/fd")); err != nil {
 		return err
 	}
-	if err := makeRun(o, root); err != nil {
+	if err := makeRun(root); err != nil {
 		return err
 	}
 	if err := os.Chdir(root); err != nil {
@@ -156,30 +156,14 @@ func makeMountPoint(m mount, target string) error {
 }
 
 // makeRun fills /run as systemd-tmpfiles would when the node boots.
-func makeRun(o Options, root string) error {
-	for _, d := range []struct {
-		path, owner string
-		mode        os.FileMode
-	}{
+func makeRun(root string) error {
+	return makeDirs(root, []ownedDir{
 		{"run/postgresql", "postgres", 0o2775},
 		{"run/lock", "root", 0o1777},
 		{"run/resource-agents", "root", 0o755},
 		{"run/corosync", "root", 0o755},
 		{"run/crm", "hacluster", 0o750},
-	} {
-		p := filepath.Join(root, d.path)
-		if err := os.MkdirAll(p, 0o755); err != nil {
-			return err
-		}
-		if err := chown(p, d.owner); err != nil {
-			return err
-		}
-		// Not MkdirAll's mode: it is subject to the umask and has no sticky bit.
-		if err := syscall.Chmod(p, uint32(d.mode)); err != nil {
-			return err
-		}
-	}
-	return nil
+	})
 }
 
 // runNode plays systemd in a node: it starts Corosync and Pacemaker, keeps a syslog,
