@@ -322,7 +322,7 @@ func (s *Switchover) leave(t *tracker) Outcome {
 	defer cancel()
 	o := Outcome{
 		Code: Unknown, Sentence: "the handover goes on without this command, how it ends is not known here", Do: "pgbaton status --watch, pgbaton history",
-		Left: fmt.Sprintf("the constraint %s ends at %s by itself", pacemaker.PreferID(s.Snap.Clone), s.ends.Local().Format("15:04:05")),
+		Left: s.endsByItself(""),
 	}
 	state, bulletins, err := s.look(ctx)
 	if err != nil {
@@ -342,6 +342,11 @@ func (s *Switchover) leave(t *tracker) Outcome {
 		}
 	}
 	return o
+}
+
+// endsByItself says what becomes of the constraint, behind what else is to be said of it.
+func (s *Switchover) endsByItself(what string) string {
+	return fmt.Sprintf("the constraint %s%s ends at %s by itself", pacemaker.PreferID(s.Snap.Clone), what, s.ends.Local().Format("15:04:05"))
 }
 
 // conclude says how it ended.
@@ -365,13 +370,13 @@ func (s *Switchover) conclude(t *tracker) Outcome {
 		o.Outage = t.promoted.Sub(t.up)
 	}
 	if t.err != nil {
-		o.Left = fmt.Sprintf("the constraint %s could not be removed (%v); it ends at %s by itself", pacemaker.PreferID(s.Snap.Clone), t.err, s.ends.Local().Format("15:04:05"))
+		o.Left = s.endsByItself(fmt.Sprintf(" could not be removed (%v); it", t.err))
 	}
 	switch {
 	case t.end == deaf:
 		o.Code, o.Sentence = Unknown, fmt.Sprintf("how the handover ended is not known: %v", explain(t.err))
 		o.Do = "pgbaton status on another node"
-		o.Left = fmt.Sprintf("the constraint %s ends at %s by itself", pacemaker.PreferID(s.Snap.Clone), s.ends.Local().Format("15:04:05"))
+		o.Left = s.endsByItself("")
 	case t.primary == s.To:
 		o.Code, o.Sentence = Done, fmt.Sprintf("%s is the primary", s.To)
 	case t.end == unplanned:
