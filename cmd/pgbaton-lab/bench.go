@@ -203,16 +203,21 @@ func (x *contender) release(ctx context.Context, primary string) error {
 // settle waits until the cluster is as it is on a quiet day.
 func (x *contender) settle(ctx context.Context, after time.Duration) error {
 	sleep(ctx, time.Until(x.since.Add(after)))
-	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	return allowed(ctx, x.Lab, x.Names...)
+}
+
+// allowed waits until none of these nodes refuses any more.
+func allowed(ctx context.Context, l *lab.Lab, nodes ...string) error {
+	ctx, cancel := context.WithTimeout(ctx, lab.DefaultWait)
 	defer cancel()
-	return lab.Poll(ctx, 250*time.Millisecond, func() error {
-		s, err := x.Status(ctx)
+	return lab.Poll(ctx, 200*time.Millisecond, func() error {
+		s, err := l.Status(ctx)
 		if err != nil {
 			return err
 		}
-		for _, n := range s.Nodes {
-			if score(n.Score) < 0 {
-				return lab.NotYet("%s: %s has the promotion score %q", x.Agent, n.Name, n.Score)
+		for _, n := range nodes {
+			if own := s.Node(n).Score; score(own) < 0 {
+				return lab.NotYet("the promotion score of %s, which %s runs, is %q", n, l.Agent, own)
 			}
 		}
 		return nil

@@ -214,7 +214,7 @@ func (d *demo) rollBack(ctx context.Context, from, to string) error {
 		if err := d.WaitAllStreaming(ctx); err != nil {
 			return err
 		}
-		if err := d.allowed(ctx, to); err != nil {
+		if err := allowed(ctx, d.Lab, to); err != nil {
 			return err
 		}
 		s.say(to, "streams again, and may be promoted again")
@@ -237,22 +237,6 @@ func (d *demo) unconstrain(ctx context.Context, primary string) error {
 		return err
 	}
 	return d.WaitIdle(ctx)
-}
-
-// allowed waits until a node does not refuse any more.
-func (d *demo) allowed(ctx context.Context, node string) error {
-	ctx, cancel := context.WithTimeout(ctx, lab.DefaultWait)
-	defer cancel()
-	return lab.Poll(ctx, 200*time.Millisecond, func() error {
-		s, err := d.Status(ctx)
-		if err != nil {
-			return err
-		}
-		if score(s.Node(node).Score) < 0 {
-			return lab.NotYet("the promotion score of %s is %q", node, s.Node(node).Score)
-		}
-		return nil
-	})
 }
 
 // score reads a promotion score; none is the lowest.
