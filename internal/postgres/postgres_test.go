@@ -131,11 +131,14 @@ func TestInstance(t *testing.T) {
 
 	// The postmaster is gone, a child that cannot notice is left.
 	var child Process
-	for p, title := range pm.Children() {
-		if strings.Contains(title, "checkpointer") {
-			child = p
+	eventually(t, "the checkpointer to say what it is", func() bool { // it has its parent's name at first
+		for p, title := range pm.Children() {
+			if strings.Contains(title, "checkpointer") {
+				child = p
+			}
 		}
-	}
+		return child.PID != 0
+	})
 	if err := errors.Join(child.Signal(syscall.SIGSTOP), pm.Signal(syscall.SIGKILL)); err != nil {
 		t.Fatal(err)
 	}
