@@ -33,8 +33,9 @@ It may be ended at any time. After Ctrl-C, and if it is killed or its node dies,
 handover goes on to its end, and the constraint ends by itself within a minute. Of two
 that are started at once one is refused.
 
-Exit codes: 0 done; 3 refused, nothing was changed; 4 rolled back or called off, the old
-primary serves; 5 how it ended is not known; 2 wrong usage; 6 Pacemaker does not answer.`
+Exit codes: 0 done; 3 refused, nothing was changed; 4 rolled back or called off, the role
+is where it was, or with a third node; 5 how it ended is not known; 2 wrong usage; 6
+Pacemaker does not answer.`
 }
 
 func (s switchoverCmd) Run(c *common) error {
