@@ -33,6 +33,7 @@ var agentPackages = []string{
 	"github.com/pgbaton/pgbaton/cmd/pgbaton-agent",
 	"github.com/pgbaton/pgbaton/internal/agent",
 	"github.com/pgbaton/pgbaton/internal/baton",
+	"github.com/pgbaton/pgbaton/internal/durable",
 	"github.com/pgbaton/pgbaton/internal/journal",
 	"github.com/pgbaton/pgbaton/internal/ocf",
 	"github.com/pgbaton/pgbaton/internal/pacemaker",
