@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -35,6 +36,7 @@ func TestColdStart(t *testing.T) {
 		{"47 clean stop of all, the primary returns last", func(s *scenario) { s.cleanStop(3*time.Second, s.others...) }},
 		{"47 clean stop of all, one returns alone", func(s *scenario) { s.cleanStop(10*time.Second, s.others[0]) }},
 		{"47 those return who missed the end", missedTheEnd},
+		{"47 who lost its power long ago returns, and the rest was away", longGone},
 	})
 }
 
@@ -187,5 +189,49 @@ func missedTheEnd(s *scenario) {
 	if now != s.old {
 		s.t.Errorf("%s was promoted, expected %s", now, s.old)
 	}
+	s.finish()
+}
+
+// longGone has one standby lose its power, and the other one's instance stopped for maintenance, while the primary goes on
+// with the quorum of their nodes. Then it is lost, and the first one returns: with as much as it had long ago, and with a
+// quorum. It must not be promoted, and say why. The old primary comes back, and is.
+func longGone(s *scenario) {
+	was, gone, away := s.timeline(s.old), s.others[0], s.others[1]
+	s.must(s.lab.Power(s.ctx, gone, false))
+	s.await(roleLimit, func() error {
+		st, err := s.lab.Status(s.ctx)
+		if err != nil || st.Node(gone).Online {
+			return lab.NotYet("%s is not lost yet (%v)", gone, err)
+		}
+		return nil
+	})
+	s.away(away)
+	s.must(s.load.AwaitAck(s.within(roleLimit)))
+	s.must(s.lab.Power(s.ctx, s.old, false))
+	s.powerOn(gone)
+	s.await(healLimit, func() error {
+		st, err := s.lab.Status(s.ctx)
+		if err != nil {
+			return lab.NotYet("%v", err)
+		}
+		if p := st.Promoted(); slices.Contains(p, gone) {
+			s.t.Fatalf("%s is promoted without what %s wrote while it was away", gone, s.old)
+		}
+		text := st.Node(gone).Attributes["pgbaton-status-"+lab.Resource]
+		if !strings.HasPrefix(text, "refused: nobody who answered saw how "+s.old+" ended") || st.Node(gone).Score != "-INFINITY" {
+			return lab.NotYet("%s has the score %q, and crm_mon -A says of it: %q", gone, st.Node(gone).Score, text)
+		}
+		return nil
+	})
+	s.stage("crm_mon -A says of %s: %s", gone, s.status().Node(gone).Attributes["pgbaton-status-"+lab.Resource])
+	s.powerOn(s.old)
+	now := s.newPrimary(was, "")
+	s.must(s.load.AwaitAck(s.within(roleLimit)))
+	s.stage("%s is primary", now)
+	if now != s.old {
+		s.t.Errorf("%s was promoted, expected %s", now, s.old)
+	}
+	s.run(now, "crm_attribute", "-N", away, "-n", "standby", "-D")
+	s.wasFenced()
 	s.finish()
 }

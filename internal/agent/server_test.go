@@ -222,6 +222,44 @@ func TestStop_CloneThatNeverRan(t *testing.T) {
 	}
 }
 
+// Ensure a standby that is stopped while a primary runs writes down that it leaves, also where its server has died before
+// and there is nothing to stop, and where it has only booted and Pacemaker's plan says that there is a primary: otherwise it
+// would vouch, days later, that nobody has more.
+func TestStop_Leaves(t *testing.T) {
+	p := newPlace(t)
+	i := p.clone(p.primary())
+	p.start(i, "ready")
+	for _, tt := range []struct {
+		name   string
+		died   bool
+		live   bool
+		demote []string
+		want   bool
+	}{
+		{"nobody is known to be primary", false, false, []string{"n1"}, false},
+		{"its server has died", true, true, nil, true},
+		{"nothing left of it to stop", true, false, nil, true},
+		{"it runs, and has seen a primary", false, true, []string{"n1"}, true},
+	} {
+		if pm, err := i.Postmaster(); !tt.died && err != nil {
+			p.start(i, "ready")
+		} else if tt.died && err == nil {
+			pm.Signal(syscall.SIGKILL)
+			i.KillLeftovers(t.Context())
+		}
+		a, _ := p.agent(i, "n3", "stop")
+		a.vol.Live = tt.live
+		a.plan.Promoted, a.plan.Demote = []string{"n1"}, tt.demote
+		if err := a.stop(within(t, 20*time.Second)); err != nil {
+			t.Fatal(err)
+		}
+		if st, err := a.store.Load(); err != nil || (st.Left != nil) != tt.want {
+			t.Errorf("%s: it left: %+v (%v), want %t", tt.name, st.Left, err, tt.want)
+		}
+		os.RemoveAll(a.store.Dir)
+	}
+}
+
 // Ensure the sentinel does not start what Pacemaker has just stopped. A stop that had to use force leaves a pg_control
 // like that of a crash, and the cluster's status shows the instance for a moment longer.
 func TestSentinel_AfterStop(t *testing.T) {

@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"io/fs"
+	"slices"
 
 	"github.com/pgbaton/pgbaton/internal/baton"
 	"github.com/pgbaton/pgbaton/internal/ocf"
+	"github.com/pgbaton/pgbaton/internal/pacemaker"
 	"github.com/pgbaton/pgbaton/internal/pgdisk"
 	"github.com/pgbaton/pgbaton/internal/postgres"
 )
@@ -22,8 +24,8 @@ func (a *Agent) stop(ctx context.Context) error {
 	if errors.As(lookErr, &foreign) {
 		return ocf.Errorf(ocf.ErrGeneric, "%w: end it by hand", foreign)
 	}
-	if f.role == standby {
-		a.leave()
+	if f.role == standby || f.control.State == pgdisk.InArchiveRecovery || f.control.State == pgdisk.ShutDownInRecovery {
+		a.leave() // also what has died before
 	}
 	// A pg_control that cannot be read does not make the server any less alive.
 	if f.postmaster.PID != 0 && (lookErr != nil || f.role == primary || f.role == standby || f.role == ambiguousUp) {
@@ -84,7 +86,9 @@ func (a *Agent) afterStop(ctx context.Context, f facts) {
 // says what there is to have.
 func (a *Agent) leave() {
 	know := baton.Knowledge{Note: a.state.Note, Claims: a.state.Claims}
-	if _, err := know.Usable(""); err == nil || !a.vol.Live || a.state.Left != nil {
+	// It has seen one since it booted, or the plan has one and leaves it alone.
+	runs := a.vol.Live || slices.ContainsFunc(a.plan.Promoted, func(n string) bool { return n != a.inv.Node && !pacemaker.Contains(a.plan.Demote, n) })
+	if _, err := know.Usable(""); err == nil || !runs || a.state.Left != nil {
 		return
 	}
 	left := &baton.Left{Primary: "another node"}

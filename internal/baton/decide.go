@@ -97,7 +97,7 @@ func Decide(q Question) Verdict {
 		err := Proof(*note, q.Self)
 		switch {
 		case err != nil && note.Kind == Abandoned:
-			return elect(q, know, answers, avoid, fmt.Errorf("%s does not start again", note.Node))
+			return elect(q, know, answers, avoid, note, fmt.Errorf("%s does not start again", note.Node))
 		case err != nil:
 			if behind(*note, q.Self) {
 				v := wait("%v", err)
@@ -108,7 +108,7 @@ func Decide(q Question) Verdict {
 		}
 		return Verdict{Outcome: Promote, Note: note, Avoid: avoid, Reason: fmt.Sprintf("%s has everything: the %s", q.Self.Node, note)}
 	}
-	return elect(q, know, answers, avoid, noteErr)
+	return elect(q, know, answers, avoid, nil, noteErr)
 }
 
 // stored counts the participants that are known to have the claim on disk: those that answered, and those that have it in
@@ -157,8 +157,13 @@ func decideLone(q Question, know Knowledge, note *Note) Verdict {
 	return Verdict{Outcome: Promote, Avoid: avoid, Reason: fmt.Sprintf("the WAL of %s ends with the shutdown checkpoint of a primary at %s", q.Self.Node, q.Self.Position)}
 }
 
-// elect compares positions, for want of a note.
-func elect(q Question, know Knowledge, answers map[string]Answer, avoid []Claim, noteErr error) Verdict {
+// elect compares positions, for want of a note, or of who has what an abandoned one names.
+//
+// Whoever was there when the last primary was gone vouches for it that no more is lost than replication lagged. After a
+// cold start nobody was. Then a quorum that did not leave before must have answered: the last primary committed only as
+// long as its node was a member of a quorum, and a node of that may have run no instance, or may run one again that was
+// without power meanwhile.
+func elect(q Question, know Knowledge, answers map[string]Answer, avoid []Claim, note *Note, noteErr error) Verdict {
 	if s := silent(q, answers); len(s) > 0 && !q.Settled {
 		return wait("no answer yet from %s", names(s))
 	}
@@ -166,15 +171,19 @@ func elect(q Question, know Knowledge, answers map[string]Answer, avoid []Claim,
 		// It was demoted as the plan said, so that it knows how it ended; a choice without its word could lose what it has.
 		return wait("%s was primary and is there, but says neither how it ended nor how far it is", q.Demoted)
 	}
-	stayed := false
+	stayed, kept := false, 0
 	for node, a := range answers {
-		if node == q.Self.Node || a.Unfit != "" || a.SystemID != q.Self.SystemID || diverged(a, q.Self, know) {
+		other := node != q.Self.Node
+		if a.Unfit != "" || a.SystemID != q.Self.SystemID || other && diverged(a, q.Self, know) {
 			continue
 		}
-		if better(a.Position, q.Self.Position) {
+		if other && better(a.Position, q.Self.Position) {
 			return refuse("%s has more WAL: it ends at %s, %s at %s", node, a.Position, q.Self.Node, q.Self.Position)
 		}
-		stayed = stayed || sawItGo(a, know)
+		stayed = stayed || sawItGo(node, a, know.newest(q.Self.Node, q.Challenge.Nonce))
+		if !a.Left {
+			kept++
+		}
 	}
 	if l := q.Self.Left; l != nil && !stayed {
 		return refuse("%s left while %s was primary of timeline %d, and misses what was committed since: start %s, or accept the loss", q.Self.Node, l.Primary, l.Timeline, l.Primary)
@@ -190,6 +199,13 @@ func elect(q Question, know Knowledge, answers map[string]Answer, avoid []Claim,
 	if err := ancestry(q.Self, know, q.Challenge.Nonce, strict); err != nil {
 		return refuse("%v", err)
 	}
+	if need := Quorum(len(q.Participants)); note == nil && !stayed && kept < need {
+		last := "the last primary"
+		if c := know.newest(q.Self.Node, q.Challenge.Nonce); c != nil {
+			last = c.Node
+		}
+		return refuse("nobody who answered saw how %s ended, and %d of %d participants answered that they did not leave before it, %d needed: start %s, or accept the loss", last, kept, len(q.Participants), need, last)
+	}
 	missing := missing(q.Self, know)
 	if q.MaxLag > 0 && missing > q.MaxLag {
 		return refuse("%s lacks at least %d bytes that the last primary had, maxlag allows %d", q.Self.Node, missing, q.MaxLag)
@@ -204,18 +220,27 @@ func elect(q Question, know Knowledge, answers map[string]Answer, avoid []Claim,
 	return Verdict{Outcome: Promote, Avoid: avoid, Missing: missing, Reason: reason}
 }
 
-// sawItGo reports whether the node was a standby of the last primary until that was gone. It could be promoted itself,
-// so that a candidate that has no less than it has loses nothing more, even if it was away in between.
-func sawItGo(a Answer, know Knowledge) bool {
-	if a.Left || !a.Live {
+// sawItGo reports whether the node was the last primary, that of the claim last, or a standby of it until it was gone. It
+// could be promoted itself, so that a candidate that has no less than it has loses nothing more, even if it was away in
+// between.
+func sawItGo(node string, a Answer, last *Claim) bool {
+	switch {
+	case a.Left:
 		return false
+	case last == nil:
+		return a.Live
 	}
-	for _, c := range slices.Backward(know.Claims) {
-		if c.State == Effective {
-			return a.saw(c)
+	return a.saw(*last) || last.Node == node && last.Timeline == a.Position.Timeline
+}
+
+// newest is the newest claim that may have taken effect, besides the one with nonce own and what came of none of self's.
+func (k Knowledge) newest(self, own string) *Claim {
+	for i := len(k.Claims) - 1; i >= 0; i-- {
+		if c := &k.Claims[i]; c.Open() && c.Nonce != own && (c.State == Effective || c.Node != self) {
+			return c
 		}
 	}
-	return true
+	return nil
 }
 
 // missing says how many bytes of WAL the candidate is known to lack: of what the last primary said it had written, of a

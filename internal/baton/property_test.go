@@ -79,6 +79,7 @@ func (l *life) step(t *rapid.T, seen map[string]int) {
 	standby := some(func(n *sim) bool { return n.on && n.running && !n.writable })
 	on := some(func(n *sim) bool { return n.on })
 	off := some(func(n *sim) bool { return !n.on })
+	stopped := some(func(n *sim) bool { return n.on && !n.running && n.ctl == inRecovery })
 	steps := []struct {
 		name   string
 		weight int
@@ -92,6 +93,8 @@ func (l *life) step(t *rapid.T, seen map[string]int) {
 		{"takeover", 3, primary && standby, l.takeover},
 		{"retry", 10, !primary && standby, l.retry},
 		{"monitor", 3, primary || standby, l.monitor},
+		{"stop", 2, standby, l.stop},
+		{"start", 8, stopped, l.start},
 		{"power on", 10, off, l.powerOn},
 		{"power off", 1, on, l.powerOff},
 		{"blackout", 1, on, l.blackout},
@@ -196,6 +199,9 @@ func (l *life) one(what string, ok func(*sim) bool) *sim {
 
 func (l *life) write(*rapid.T) {
 	n := l.one("primary", func(n *sim) bool { return n.writable })
+	if l.members() <= len(l.nodes)/2 {
+		l.Skip("no quorum: Pacemaker stops it")
+	}
 	for range rapid.IntRange(1, 3).Draw(l.T, "records") {
 		l.commit(n)
 	}
@@ -207,6 +213,30 @@ func (l *life) stream(*rapid.T) {
 	if !l.world.stream(to, from, rapid.IntRange(0, 3).Draw(l.T, "records"), rapid.Bool().Draw(l.T, "flushed")) {
 		l.Skip("cannot stream")
 	}
+}
+
+// members counts the nodes that are members of the cluster.
+func (l *life) members() (n int) {
+	for _, o := range l.nodes {
+		if o.on {
+			n++
+		}
+	}
+	return n
+}
+
+// stop ends a standby in good order, or what is left of one: its node stays a member.
+func (l *life) stop(*rapid.T) {
+	n := l.one("standby", func(n *sim) bool { return n.on && n.running && !n.writable })
+	l.leave(n)
+	l.tell("stop %s: %+v", n.name, n.left)
+}
+
+func (l *life) start(*rapid.T) {
+	n := l.one("stopped", func(n *sim) bool { return n.on && !n.running && n.ctl == inRecovery })
+	l.tell("start %s", n.name)
+	l.startAsStandby(n)
+	n.publish(nil, nil)
 }
 
 // handover is what Pacemaker does for a move or when the primary's node leaves.
@@ -302,6 +332,12 @@ func (l *life) attempt(target *sim, sight, answering []string, settled bool) boo
 	}
 	q := l.question(target, c, sight, settled)
 	l.verdict = baton.Decide(q)
+	if l.verdict.Unreachable && rapid.Bool().Draw(l.T, "recorded") {
+		recorded := l.record(c, sight)
+		q = l.question(target, c, sight, settled)
+		q.Recorded = recorded
+		l.verdict = baton.Decide(q)
+	}
 	l.tell("%s: %s", l.verdict.Outcome, l.verdict.Reason)
 	if l.verdict.Outcome != baton.Promote {
 		if !l.killed() {

@@ -24,8 +24,9 @@ import (
 //	demote NODE                 ends the primary, or what is left of it, and leaves a note
 //	start NODE                  as a standby
 //	post-demote NODE...         copy what is published
-//	ask NODE [sees NODE,...] [answers NODE,...] [settled] [maxlag BYTES]
-//	                            pre-promote; both lists are all nodes that are on if not given
+//	ask NODE [sees NODE,...] [answers NODE,...] [settled] [recorded] [maxlag BYTES]
+//	                            pre-promote; who is seen are all nodes that are on if not given, who answers those of them
+//	                            that were not stopped; recorded: with the claim in the cluster's configuration
 //	promote NODE [killed POINT] as asked: agent killed before-claim, before-request, before-effective, before-publishing
 //	leave NODE                  its standby is stopped in good order
 //	refuse NODE                 what it asked for
@@ -94,6 +95,7 @@ type asked struct {
 	challenge baton.Challenge
 	sight     []string
 	settled   bool
+	recorded  []string
 	maxLag    int64
 }
 
@@ -147,7 +149,7 @@ func (p *play) run(f []string) (err error) {
 	case "crash":
 		p.crash(n)
 	case "leave":
-		n.leave()
+		p.leave(n)
 		p.tell("%s leaves: %+v", n.name, n.left)
 	case "dead":
 		n.dead = true
@@ -218,6 +220,7 @@ func (p *play) on() []string {
 func (p *play) ask(n *sim, options []string) error {
 	a := asked{sight: p.on()}
 	answers := p.on()
+	recorded := false
 	for i := 0; i < len(options); i++ {
 		switch options[i] {
 		case "sees":
@@ -228,6 +231,8 @@ func (p *play) ask(n *sim, options []string) error {
 			answers = strings.Split(options[i], ",")
 		case "settled":
 			a.settled = true
+		case "recorded":
+			recorded = true
 		case "maxlag":
 			i++
 			a.maxLag, _ = strconv.ParseInt(options[i], 10, 64)
@@ -240,9 +245,12 @@ func (p *play) ask(n *sim, options []string) error {
 	}
 	a.challenge = p.world.ask(n, a.sight)
 	for _, name := range answers {
-		if o := p.node(name); o != nil && o != n && o.on && slices.Contains(a.sight, name) {
+		if o := p.node(name); o != nil && o != n && o.on && !o.stopped && slices.Contains(a.sight, name) {
 			p.reply(o, a.challenge, a.sight)
 		}
+	}
+	if recorded {
+		a.recorded = p.record(a.challenge, a.sight)
 	}
 	p.asked[n.name] = a
 	_, v := p.decide(n, a)
@@ -252,7 +260,7 @@ func (p *play) ask(n *sim, options []string) error {
 
 func (p *play) decide(n *sim, a asked) (baton.Question, baton.Verdict) {
 	q := p.question(n, a.challenge, a.sight, a.settled)
-	q.MaxLag = a.maxLag
+	q.MaxLag, q.Recorded = a.maxLag, a.recorded
 	return q, baton.Decide(q)
 }
 

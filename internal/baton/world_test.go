@@ -20,7 +20,9 @@ type world struct {
 	nonces  int
 	truth   []rec // all that the instance wrote that was writable last, from the beginning of the cluster on
 	starts  map[pgdisk.TimelineID]uint32
-	last    uint32 // the first record of the timeline that was started last, 0 for timeline 1
+	last    uint32          // the first record of the timeline that was started last, 0 for timeline 1
+	acked   int             // how many records of truth there were when the last commit was acknowledged
+	there   map[string]bool // whose server ran then: who was there knows at least where it stood
 	wrong   []string
 	story   []string
 	trouble func() bool // asked at each point where an agent may be killed; nil: never
@@ -50,6 +52,7 @@ type sim struct {
 
 	// What it does not.
 	running, writable bool
+	stopped           bool // by Pacemaker: it answers nobody
 	lingers           bool // shut down, but its walsenders still feed standbys
 	live              bool
 	attended          uint64 // Seq of the newest claim it was there for
@@ -165,7 +168,14 @@ func (w *world) write(n *sim, r rec) {
 	w.tell("%s writes record %d, ends at %s", n.name, r.id, n.position())
 }
 
-func (w *world) commit(n *sim) { w.write(n, rec{tl: n.timeline()}) }
+// commit writes as a client does that is told so.
+func (w *world) commit(n *sim) {
+	w.write(n, rec{tl: n.timeline()})
+	w.acked, w.there = len(w.truth), map[string]bool{}
+	for _, o := range w.nodes {
+		w.there[o.name] = o.on && o.running
+	}
+}
 
 // stream hands up to limit records (0: all) from a primary, or from one that is shut down and lingers, to a standby. As
 // in PostgreSQL a timeline is known by its number alone: twins are not told apart.
@@ -197,6 +207,9 @@ func (w *world) stream(s, from *sim, limit int, flush bool) bool {
 	}
 	s.live = true
 	s.attend()
+	if from.writable && len(s.log) == len(from.log) {
+		s.left = nil
+	}
 	if from.identity(from.timeline()) == w.last {
 		s.saw = w.last
 	}
@@ -240,7 +253,7 @@ func (w *world) crash(n *sim) {
 
 func (w *world) powerOff(n *sim) {
 	w.tell("power off %s", n.name)
-	n.on, n.running, n.writable, n.lingers = false, false, false, false
+	n.on, n.running, n.stopped, n.writable, n.lingers = false, false, false, false, false
 	n.live, n.saw, n.attended, n.challenge, n.board = false, 0, 0, "", nil
 	n.log = n.log[:n.flushed]
 }
@@ -256,6 +269,7 @@ func (w *world) powerOn(n *sim) {
 func (w *world) clone(n, from *sim) {
 	w.tell("clone %s from %s", n.name, from.name)
 	n.log, n.flushed, n.files = slices.Clone(from.log), len(from.log), maps.Clone(from.files)
+	n.left = nil
 	n.ctl, n.running = inRecovery, true
 }
 
@@ -319,8 +333,10 @@ func (n *sim) candidate() baton.Candidate {
 }
 
 // leave mirrors stop.go.
-func (n *sim) leave() {
-	if _, err := (baton.Knowledge{Note: n.note, Claims: n.claims}).Usable(""); err == nil || !n.live {
+func (w *world) leave(n *sim) {
+	n.running, n.stopped = false, true
+	primary := slices.ContainsFunc(w.nodes, func(o *sim) bool { return o.writable }) // as the plan says
+	if _, err := (baton.Knowledge{Note: n.note, Claims: n.claims}).Usable(""); err == nil || !n.live && !primary || n.left != nil {
 		return
 	}
 	n.left = &baton.Left{}
@@ -409,7 +425,7 @@ func (w *world) startAsStandby(n *sim) {
 			n.note = note
 		}
 	}
-	n.running, n.writable, n.ctl = true, false, inRecovery
+	n.running, n.stopped, n.writable, n.ctl = true, false, false, inRecovery
 }
 
 // stopPrimary shuts the server of a primary down cleanly; its walsenders linger.
@@ -499,6 +515,20 @@ func (w *world) reply(n *sim, c baton.Challenge, sight []string) {
 	}
 }
 
+// record mirrors recordClaim in prepromote.go: every member of the cluster has the claim on disk then, and reads it when its
+// instance starts.
+func (w *world) record(c baton.Challenge, sight []string) []string {
+	var members []string
+	for _, name := range sight {
+		if o := w.node(name); o.on {
+			members = append(members, name)
+			o.claims = baton.MergeClaims(o.claims, []baton.Claim{c.Claim})
+		}
+	}
+	w.tell("the claim is recorded on %s", strings.Join(members, ","))
+	return members
+}
+
 func (w *world) question(n *sim, c baton.Challenge, sight []string, settled bool) baton.Question {
 	return baton.Question{
 		Self: n.candidate(), Bulletins: w.others(n, sight), Challenge: c,
@@ -538,7 +568,7 @@ func (w *world) promote(n *sim, q baton.Question, v baton.Verdict) bool {
 	if started != claim.Timeline {
 		w.violated("%s claimed timeline %d and started %d", n.name, claim.Timeline, started)
 	}
-	n.live, n.attended, n.saw = true, claim.Seq, w.last
+	n.live, n.attended, n.saw, n.left = true, claim.Seq, w.last, nil
 	for _, b := range q.Bulletins {
 		if b.Answer != nil && b.Answer.Challenge == q.Challenge.Nonce {
 			w.node(b.Node).saw = w.last
@@ -561,7 +591,7 @@ func (w *world) promote(n *sim, q baton.Question, v baton.Verdict) bool {
 
 // judge holds a promotion that is about to happen against the truth.
 func (w *world) judge(n *sim, q baton.Question, v baton.Verdict) {
-	stored, live, effective := 0, false, false
+	stored, live, effective, there := 0, false, false, false
 	for _, o := range w.nodes {
 		if slices.ContainsFunc(o.claims, func(c baton.Claim) bool { return c.Nonce == q.Challenge.Nonce }) {
 			stored++
@@ -575,6 +605,7 @@ func (w *world) judge(n *sim, q baton.Question, v baton.Verdict) {
 			continue
 		}
 		live = live || w.node(b.Node).saw == w.last
+		there = there || w.there[b.Node]
 		effective = effective || slices.ContainsFunc(b.Claims, func(c baton.Claim) bool { return c.State == baton.Effective && c.CRC == w.last })
 		if o := w.node(b.Node); v.Note == nil && o != n && !o.dead && common(o.log, w.truth) == len(o.log) && common(n.log, w.truth) < len(o.log) {
 			w.violated("%s is elected with %d records of the last primary, %s answered and has %d", n.name, common(n.log, w.truth), o.name, len(o.log))
@@ -586,6 +617,8 @@ func (w *world) judge(n *sim, q baton.Question, v baton.Verdict) {
 		w.violated("%s is promoted by the note %s, but has %d of %d records of the last primary", n.name, v.Note.Nonce, common(n.log, w.truth), len(w.truth))
 	case v.Note == nil && !live && !has:
 		w.violated("cold start: %s is elected without the timeline that was started last (record %d)", n.name, w.last)
+	case v.Note == nil && !there && common(n.log, w.truth) < w.acked:
+		w.violated("%s is elected with %d of %d records, and nobody who answered was there when the last primary acknowledged the last of them", n.name, common(n.log, w.truth), w.acked)
 	case v.Note == nil && effective && common(n.log, w.truth) < len(n.log):
 		w.violated("%s is elected, but has diverged from the last primary: %d of its %d records are common, and those who answered know it", n.name, common(n.log, w.truth), len(n.log))
 	}
