@@ -38,9 +38,13 @@ type Agent struct {
 	stderr    io.Writer
 	began     time.Time
 	details   map[string]string // what the journal says of this action
-	change    baton.Change
-	journaled bool   // the journal has something of this action
-	wayOut    string // what a person can do about a refusal
+	change    baton.Change      // by the plan; see changeNow
+	live      bool              // this node had seen a primary since it booted when this action began
+	heardLive bool              // somebody who answered has
+	cold      bool              // nobody who answered has
+	serving   bool              // the primary here is what this action ends or prepares to end, and it has left no note yet
+	journaled bool              // the journal has something of this action
+	wayOut    string            // what a person can do about a refusal
 	release   func()
 	spawned   postgres.Process // the server, if this action started it
 	// endedPrimary: this action has ended a server that was writable.
@@ -161,6 +165,7 @@ func (a *Agent) Run() ocf.ExitCode {
 	if a.release != nil {
 		defer a.release()
 	}
+	a.live = a.vol.Live
 
 	switch a.inv.Action {
 	case "start":
@@ -207,7 +212,7 @@ func (a *Agent) finish(err error) ocf.ExitCode {
 	}
 	if err == nil {
 		if !a.quiet() {
-			a.log.Info(name, "change", a.change, "result", "done", "ms", took.Milliseconds())
+			a.log.Info(name, "change", a.changeNow(), "result", "done", "ms", took.Milliseconds())
 		}
 		if a.inv.Action == "notify" && !a.quiet() && !a.journaled && a.release != nil {
 			a.record("done", "", false) // how long everybody waited for this node
@@ -219,7 +224,7 @@ func (a *Agent) finish(err error) ocf.ExitCode {
 		fmt.Fprintln(a.stderr, err) // Pacemaker cuts the reason, a person who runs the action does not have to
 	}
 	ocf.WriteReason(a.stderr, err.Error())
-	a.log.Error(name, "change", a.change, "result", code, "reason", err, "ms", took.Milliseconds())
+	a.log.Error(name, "change", a.changeNow(), "result", code, "reason", err, "ms", took.Milliseconds())
 	if !a.quiet() {
 		a.record("failed", err.Error(), true)
 	}
@@ -246,9 +251,10 @@ func (a *Agent) actionName() string {
 
 // record writes an event to the journal.
 func (a *Agent) record(outcome, reason string, sync bool) {
+	change := a.changeNow()
 	event := journal.Event{
 		Time: a.clock.Now(), Node: a.inv.Node, Action: a.actionName(),
-		Change: a.change.String(), Kind: string(a.change.Kind), From: a.change.From, To: a.change.To,
+		Change: change.String(), Kind: string(change.Kind), From: change.From, To: change.To,
 		Outcome: outcome, Reason: reason,
 		Duration: float64(a.clock.Now().Sub(a.began).Microseconds()) / 1000,
 		Details:  a.details,

@@ -131,7 +131,7 @@ func (a *Agent) awaitWritable(ctx context.Context, noticed time.Time) (died bool
 		a.log.Warn("crash recovery goes on", "ms", took)
 		return false, nil
 	}
-	a.log.Info("the crashed primary serves again", "change", a.change, "ms", took)
+	a.log.Info("the crashed primary serves again", "change", a.changeNow(), "ms", took)
 	a.details = map[string]string{"restart_ms": fmt.Sprint(took)}
 	a.began = noticed // of this, not of the sentinel
 	a.record("done", "its postmaster died", true)

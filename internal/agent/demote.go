@@ -29,6 +29,7 @@ func (a *Agent) demote(ctx context.Context) error {
 	}
 	switch f.role {
 	case primary:
+		a.serving = true
 		if !a.plan.Known() {
 			a.hurrySenders(f) // no pre-demote did, and a standby that is cut off would turn the clean end into a crash
 		}
@@ -49,7 +50,6 @@ func (a *Agent) demote(ctx context.Context) error {
 	if err := a.leaveNote(ctx, f); err != nil {
 		return err
 	}
-	a.change = a.change.Resolve(a.state.Note, true) // both ends say the same
 	a.record("done", "", false)
 	if a.plan.Leaves(a.inv.Node) || a.plan.Restarts(a.inv.Node) {
 		a.park()
@@ -82,7 +82,7 @@ func (a *Agent) endPrimary(ctx context.Context, f facts) (facts, error) {
 	if a.endedPrimary {
 		what = "shutting the primary down"
 	}
-	a.log.Info(what, "change", a.change, "pid", f.postmaster.PID)
+	a.log.Info(what, "change", a.changeNow(), "pid", f.postmaster.PID)
 	if err := a.do("fast-stop", func() error { return f.postmaster.Signal(postgres.FastStop) }); err != nil {
 		a.log.Warn("fast stop", "error", err)
 	}
@@ -128,6 +128,7 @@ func (a *Agent) awaitEnd(ctx context.Context, f facts) (facts, error) {
 
 // leaveNote publishes how the instance ended, on disk first. An instance that was a standby leaves none.
 func (a *Agent) leaveNote(ctx context.Context, f facts) error {
+	a.serving = false
 	switch f.control.State {
 	case pgdisk.ShutDown:
 	case pgdisk.InProduction, pgdisk.ShuttingDown, pgdisk.InCrashRecovery:
@@ -183,7 +184,7 @@ func (a *Agent) leaveNote(ctx context.Context, f facts) error {
 	}
 	a.settleOwnClaims(f.control)
 	a.details["note"] = a.state.Note.String()
-	a.log.Info("the primary has ended", "note", a.state.Note, "change", a.change)
+	a.log.Info("the primary has ended", "note", a.state.Note, "change", a.changeNow())
 	if err := a.save("save-note"); err != nil {
 		return err
 	}

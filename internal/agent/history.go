@@ -2,10 +2,8 @@ package agent
 
 import (
 	"context"
-	"slices"
 	"time"
 
-	"github.com/pgbaton/pgbaton/internal/baton"
 	"github.com/pgbaton/pgbaton/internal/journal"
 	"github.com/pgbaton/pgbaton/internal/view"
 )
@@ -40,30 +38,4 @@ func (a *Agent) tell(ctx context.Context) {
 	}
 	a.vol.Told = &told
 	a.saveVolatile()
-}
-
-// changeIDs are the nonces of the note and of the claim that this action is about, as far as it can tell by now.
-func (a *Agent) changeIDs() (note, claim string) {
-	promoting := false
-	switch a.actionName() {
-	case "pre-promote", "promote", "post-promote":
-		promoting = true
-	case "demote", "stop", "post-demote":
-	default:
-		return "", "" // it comes before the note, or belongs to no change
-	}
-	// A note that nobody has used up is what a change under way is about; an intent does not use it up.
-	settledClaims := slices.DeleteFunc(slices.Clone(a.state.Claims), func(c baton.Claim) bool { return c.State == baton.Intended })
-	if n, err := (baton.Knowledge{Note: a.state.Note, Claims: settledClaims}).Usable(""); err == nil {
-		note = n.Nonce
-	}
-	if len(a.state.Claims) == 0 {
-		return note, ""
-	}
-	c := a.state.Claims[len(a.state.Claims)-1] // the latest attempt
-	underWay := c.State == baton.Intended || c.State == baton.Claimed || promoting && c.Node == a.inv.Node
-	if !underWay || note != "" && c.Note != note {
-		return note, ""
-	}
-	return c.Note, c.Nonce
 }

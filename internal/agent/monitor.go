@@ -528,7 +528,7 @@ func (a *Agent) mayLift(ctx context.Context, st baton.Standing, timeline pgdisk.
 		who := "the nodes that have more"
 		if note != nil {
 			who = note.Node
-		} else if last := know.Last(); last != nil {
+		} else if last := know.Last(""); last != nil {
 			who = last.Node
 		}
 		if who == a.inv.Node {

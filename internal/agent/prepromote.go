@@ -79,8 +79,8 @@ func (a *Agent) prePromoteTarget(ctx context.Context) error {
 	a.vol.Asked, a.vol.Heard = nil, nil
 	a.saveVolatile()
 	note, _ := baton.Knowledge{Note: a.state.Note, Claims: a.state.Claims}.Usable(challenge.Nonce)
-	a.change = a.change.Resolve(note, a.vol.Live)
 	verdict, heard := a.awaitVerdict(ctx, challenge, note, sess)
+	a.hear(heard, challenge.Nonce)
 	if verdict.Unreachable && !verdict.Behind && a.recorded(challenge, heard) == nil {
 		if recorded, err := a.recordClaim(ctx, challenge, heard); err != nil || recorded {
 			return err
@@ -89,7 +89,7 @@ func (a *Agent) prePromoteTarget(ctx context.Context) error {
 	if verdict.Outcome == baton.Wait && !verdict.Answered && !verdict.Unreachable && a.provenSoFar(ctx, note, sess) {
 		// Pacemaker under load runs one action at a time (throttle_get_total_job_limit in daemons/controld): the others
 		// may be asked only when this notification has ended. promote comes after all of them, and decides.
-		a.log.Info("not everybody has answered yet", "change", a.change, "missing", verdict.Reason)
+		a.log.Info("not everybody has answered yet", "change", a.changeNow(), "missing", verdict.Reason)
 		return nil
 	}
 	var order *baton.Order
@@ -101,7 +101,7 @@ func (a *Agent) prePromoteTarget(ctx context.Context) error {
 	a.vol.Heard = &journal.Heard{Challenge: challenge, Bulletins: heard, At: a.clock.Now(), Ordered: order}
 	a.saveVolatile()
 	a.details["proof"] = verdict.Reason
-	a.log.Info("ready to be promoted", "change", a.change, "why", verdict.Reason)
+	a.log.Info("ready to be promoted", "change", a.changeNow(), "why", verdict.Reason)
 	return nil
 }
 
@@ -204,7 +204,7 @@ func (a *Agent) ask(ctx context.Context, list []baton.Bulletin, sess *postgres.S
 	// Only now: a challenge that nobody has seen must be asked anew.
 	a.vol.Asked = &journal.Asked{Challenge: c, At: a.clock.Now()}
 	a.saveVolatile()
-	a.log.Info("asking for answers", "change", a.change, "claim", c.Claim, "position", self.Position)
+	a.log.Info("asking for answers", "change", a.changeNow(), "claim", c.Claim, "position", self.Position)
 	return c, nil
 }
 
@@ -304,6 +304,7 @@ func (a *Agent) preDemote(ctx context.Context) error {
 		return a.overrideAndReload(f, [2]string{"wal_retrieve_retry_interval", "200ms"})
 	}
 	p := a.batonPlan()
+	a.serving = f.role == primary && pacemaker.Contains(p.Demote, a.inv.Node)
 	if f.role != primary || len(p.Promote) == 0 || p.Promote[0] == a.inv.Node || !pacemaker.Contains(p.Demote, a.inv.Node) {
 		return nil
 	}
@@ -446,7 +447,7 @@ func (a *Agent) callOff(ctx context.Context, f facts, target, why string) error 
 // wants that. Nothing else could be quicker: Pacemaker plans as soon as the new attrd has wiped the old one's attributes,
 // and demotes as soon as this notification has ended. A permanent score would outlive the node that it belongs to.
 func (a *Agent) reclaim(ctx context.Context, attrd string) error {
-	a.log.Warn("attrd was restarted and took this primary's score along: setting it again", "change", a.change)
+	a.log.Warn("attrd was restarted and took this primary's score along: setting it again", "change", a.changeNow())
 	a.record("called off", "attrd was restarted and took this primary's score along", false)
 	a.vol.Score = ""
 	err := a.poll(ctx, "attrd to take the score", 20*time.Millisecond, func() (bool, error) {

@@ -47,8 +47,7 @@ func (a *Agent) promote(ctx context.Context) error {
 	if err != nil {
 		return ocf.Errorf(ocf.ErrGeneric, "%w", err)
 	}
-	live := a.vol.Live
-	a.change = a.change.Resolve(verdict.Note, live)
+	a.hear(q.Bulletins, q.Challenge.Nonce)
 	if verdict.Outcome != baton.Promote {
 		if a.plan.Known() {
 			// Without this Pacemaker would ask this node again and again.
@@ -59,7 +58,7 @@ func (a *Agent) promote(ctx context.Context) error {
 		}
 		return ocf.Errorf(ocf.ErrGeneric, "not promoted: %s", verdict.Reason)
 	}
-	a.log.Info("promoting", "change", a.change, "why", verdict.Reason)
+	a.log.Info("promoting", "change", a.changeNow(), "why", verdict.Reason)
 
 	claim := q.Challenge.Claim
 	if err := a.avoidTwins(verdict.Avoid); err != nil {
@@ -297,14 +296,14 @@ func (a *Agent) conclude(ctx context.Context, sess *postgres.Session, claim bato
 		a.details["note"], a.details["proof"] = v.Note.String(), "held"
 		if claim.Switch == v.Note.End {
 			a.details["result"] = journal.NothingLost
-			a.log.Info("promoted", "change", a.change, "timeline", claim.Timeline, "switch_point", claim.Switch, "note_end", v.Note.End, "result", journal.NothingLost)
+			a.log.Info("promoted", "change", a.changeNow(), "timeline", claim.Timeline, "switch_point", claim.Switch, "note_end", v.Note.End, "result", journal.NothingLost)
 		} else {
 			a.details["result"] = fmt.Sprintf("the switch point %s is not the end of the note, %s", claim.Switch, v.Note.End)
-			a.log.Error("promoted", "change", a.change, "timeline", claim.Timeline, "result", a.details["result"])
+			a.log.Error("promoted", "change", a.changeNow(), "timeline", claim.Timeline, "result", a.details["result"])
 		}
 	} else {
 		a.details["missing_bytes"] = strconv.FormatInt(v.Missing, 10)
-		a.log.Info("promoted", "change", a.change, "timeline", claim.Timeline, "switch_point", claim.Switch, "missing_bytes", v.Missing, "result", v.Reason)
+		a.log.Info("promoted", "change", a.changeNow(), "timeline", claim.Timeline, "switch_point", claim.Switch, "missing_bytes", v.Missing, "result", v.Reason)
 	}
 	if ctl, err := pgdisk.ReadControl(a.pg.DataDir); err == nil {
 		claim.CRC = a.identity(pgdisk.OpenWAL(a.pg.DataDir, ctl), claim.Timeline)

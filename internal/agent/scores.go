@@ -48,7 +48,7 @@ func (a *Agent) assertStatus(ctx context.Context, text string) {
 // places the role elsewhere. It returns once the CIB shows the score, or a promote would race with it.
 func (a *Agent) refuse(ctx context.Context, reason string, note *baton.Note, seq uint64) error {
 	way := a.wayBack()
-	a.log.Warn("refusing the promotion", "change", a.change, "reason", reason, "way_out", way)
+	a.log.Warn("refusing the promotion", "change", a.changeNow(), "reason", reason, "way_out", way)
 	a.state.Refusal = &baton.Refusal{Claim: seq, Reason: reason}
 	if note != nil {
 		a.state.Refusal.Note = note.Nonce

@@ -27,6 +27,7 @@ func (a *Agent) stop(ctx context.Context) error {
 	if f.role == standby || f.control.State == pgdisk.InArchiveRecovery || f.control.State == pgdisk.ShutDownInRecovery {
 		a.leave() // also what has died before
 	}
+	a.serving = f.role == primary
 	// A pg_control that cannot be read does not make the server any less alive.
 	if f.postmaster.PID != 0 && (lookErr != nil || f.role == primary || f.role == standby || f.role == ambiguousUp) {
 		var err error

@@ -17,9 +17,9 @@ type Kind string
 // The kinds of changes.
 const (
 	NoChange       Kind = "no change"
+	Undecided      Kind = "change of roles"  // one of the next four: the plan does not tell
 	Handover       Kind = "handover"         // planned, the old primary shut down cleanly
 	Takeover       Kind = "takeover"         // the old primary is gone without that
-	Leaving        Kind = "departure"        // the primary's node leaves; only its note can tell handover from takeover
 	RestartInPlace Kind = "restart in place" // the old primary is to be primary again
 	ColdStart      Kind = "cold start"       // nobody was primary before
 	Shutdown       Kind = "shutdown"         // nobody is to be primary afterwards
@@ -37,6 +37,8 @@ func (c Change) String() string {
 		return string(c.Kind)
 	case c.From != "" && c.To != "" && c.From != c.To:
 		return fmt.Sprintf("%s from %s to %s", c.Kind, c.From, c.To)
+	case c.To != "" && c.Kind == Undecided:
+		return fmt.Sprintf("%s to %s", c.Kind, c.To)
 	case c.To != "":
 		return fmt.Sprintf("%s of %s", c.Kind, c.To)
 	case c.From != "":
@@ -45,8 +47,9 @@ func (c Change) String() string {
 	return string(c.Kind)
 }
 
-// Classify reads the kind of change off a plan. Only positive evidence from the old primary makes a departure a
-// handover: see [Change.Resolve].
+// Classify reads the kind of change off a plan, as far as it tells: a crashed primary that leaves the role looks like one
+// that a person moves, a fenced node like one that leaves politely, and what is left of a takeover once the node is fenced
+// like a cold start. See [Change.Resolve].
 func Classify(p Plan) Change {
 	var c Change
 	if len(p.Promote) > 0 {
@@ -59,40 +62,52 @@ func Classify(p Plan) Change {
 		c.From = p.Demote[0]
 	}
 	switch {
-	case c.To == "" && c.From == "":
-		c.Kind = NoChange
 	case c.To == "" && (slices.Contains(p.Demote, c.From) || slices.Contains(p.Stop, c.From)):
 		c.Kind = Shutdown
 	case c.To == "":
 		c.Kind = NoChange
 	case c.From == c.To, c.From == "" && slices.Contains(p.Stop, c.To):
 		c.Kind, c.From = RestartInPlace, c.To
-	case c.From == "":
-		c.Kind = ColdStart
-	case slices.Contains(p.Stop, c.From):
-		c.Kind = Leaving
 	default:
-		c.Kind = Handover
+		c.Kind = Undecided
 	}
 	return c
 }
 
-// Resolve settles what the plan leaves open, by the note that this promotion rests on (nil if it rests on a comparison
-// of positions) and by whether the cluster has seen a primary since its nodes booted. Who ended is who left the note: a
-// plan made after a promotion that failed names the one that failed. Where the old primary is promoted again, because a
-// handover was rolled back or the clone restarted, it is in place.
-func (c Change) Resolve(note *Note, live bool) Change {
+// Ended is what a node knows of how the last primary ended.
+type Ended struct {
+	Note *Note  // the note that the promotion rests on, nil if it rests on a comparison of positions
+	Last string // whose timeline took effect last, "" if nobody knows
+	Live bool   // the cluster has seen a primary since its nodes booted
+	Cold bool   // nobody has
+}
+
+// Resolve settles what the plan leaves open. Who ended is who left the note: a plan made after a promotion that failed names
+// the one that failed. Where the old primary is promoted again, because a handover was rolled back or the clone restarted, it
+// is in place.
+func (c Change) Resolve(e Ended) Change {
+	if c.Kind != Undecided {
+		return c
+	}
+	from := e.Last
+	if e.Note != nil {
+		from = e.Note.Node
+	}
 	switch {
-	case c.Kind != Handover && c.Kind != Leaving && c.Kind != ColdStart:
-	case c.Kind == ColdStart && !live:
-	case note == nil:
-		c.Kind = Takeover
-	case note.Node == c.To:
-		c.Kind, c.From = RestartInPlace, note.Node
-	case note.Kind == Clean:
-		c.Kind, c.From = Handover, note.Node
+	case c.From == "" && !e.Live && e.Cold:
+		c.Kind = ColdStart
+		return c
+	case c.From == "" && !e.Live:
+		return c
+	case from != "" && from == c.To:
+		c.Kind = RestartInPlace
+	case e.Note != nil && e.Note.Kind == Clean:
+		c.Kind = Handover
 	default:
-		c.Kind, c.From = Takeover, note.Node
+		c.Kind = Takeover
+	}
+	if from != "" {
+		c.From = from
 	}
 	return c
 }

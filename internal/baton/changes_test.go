@@ -77,7 +77,7 @@ func TestClassify_EveryRecordedTransition(t *testing.T) {
 		}
 		line := fmt.Sprintf("promoted=%s demote=%s stop=%s start=%s promote=%s: %s; with %s: %s",
 			list(plan.Promoted), list(plan.Demote), list(plan.Stop), list(plan.Start), list(plan.Promote),
-			change, says, change.Resolve(note, true))
+			change, says, change.Resolve(baton.Ended{Note: note, Live: true}))
 		for _, n := range env.All {
 			if baton.CanCallOff(plan, n) {
 				line += fmt.Sprintf("; %s can call it off", n)
@@ -93,6 +93,37 @@ func TestClassify_EveryRecordedTransition(t *testing.T) {
 	}
 	everyFileRead(t, read)
 	golden.Compare(t, "testdata/changes.golden", out.String())
+}
+
+// Ensure that the kind of a change is told by what is known of the end of the last primary, and left open where that is not
+// known.
+func TestResolve(t *testing.T) {
+	clean, crash := &baton.Note{Kind: baton.Clean, Node: "n1"}, &baton.Note{Kind: baton.Crash, Node: "n1"}
+	move := baton.Classify(baton.Plan{Promoted: []string{"n1"}, Demote: []string{"n1"}, Promote: []string{"n2"}})
+	fenced := baton.Classify(baton.Plan{Promote: []string{"n2"}})
+	for _, tt := range []struct {
+		plan  baton.Change
+		ended baton.Ended
+		want  string
+	}{
+		{move, baton.Ended{Note: clean}, "handover from n1 to n2"},
+		{move, baton.Ended{Note: crash}, "takeover from n1 to n2"},
+		{move, baton.Ended{}, "takeover from n1 to n2"},
+		{fenced, baton.Ended{Last: "n1", Live: true}, "takeover from n1 to n2"},
+		{fenced, baton.Ended{Live: true}, "takeover of n2"},
+		{fenced, baton.Ended{Last: "n2", Live: true}, "restart in place of n2"},
+		{fenced, baton.Ended{Note: clean, Live: true}, "handover from n1 to n2"},
+		{fenced, baton.Ended{Note: crash, Last: "n3", Live: true}, "takeover from n1 to n2"},
+		{fenced, baton.Ended{Note: clean}, "change of roles to n2"}, // it has only booted, and others may have seen a primary
+		{fenced, baton.Ended{Last: "n1"}, "change of roles to n2"},
+		{fenced, baton.Ended{Last: "n1", Cold: true}, "cold start of n2"},
+		{baton.Classify(baton.Plan{Promoted: []string{"n1"}, Demote: []string{"n1"}}), baton.Ended{Note: clean, Live: true}, "shutdown of n1"},
+		{baton.Classify(baton.Plan{}), baton.Ended{Note: clean, Live: true}, "no change"},
+	} {
+		if got := tt.plan.Resolve(tt.ended).String(); got != tt.want {
+			t.Errorf("%s, %+v: %q, want %q", tt.plan, tt.ended, got, tt.want)
+		}
+	}
 }
 
 func noteFor(scenario string, seq int) *baton.Note {

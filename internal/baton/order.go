@@ -21,17 +21,14 @@ func (k Knowledge) Stake(own string) string {
 	if n, err := k.Usable(own); err == nil {
 		return "note." + n.Nonce
 	}
-	if c := k.last(own); c != nil {
+	if c := k.Last(own); c != nil {
 		return "claim." + c.Nonce
 	}
 	return "nothing"
 }
 
-// Last is the claim of the last primary that is known, nil if there is none.
-func (k Knowledge) Last() *Claim { return k.last("") }
-
-// last is the newest claim that took effect, besides that with nonce own.
-func (k Knowledge) last(own string) *Claim {
+// Last is the newest claim that took effect, besides that with nonce own; nil if there is none.
+func (k Knowledge) Last(own string) *Claim {
 	for i := len(k.Claims) - 1; i >= 0; i-- {
 		if c := &k.Claims[i]; c.State == Effective && c.Nonce != own {
 			return c

@@ -216,7 +216,7 @@ func compose(group []member, all []told, nodes []string) Change {
 		switch {
 		case p.Promoted():
 			lead, c.To = p, m.node
-		case c.To == "" && len(p.Note) > 0 && len(lead.Note) == 0:
+		case c.To == "" && len(lead.Note) == 0 && (len(p.Note) > 0 || lead.Kind == string(baton.Undecided)):
 			lead = p
 		}
 		if c.Began.IsZero() || p.Began().Before(c.Began) {
@@ -373,10 +373,12 @@ func (c Change) Title() string {
 		return "return of " + c.From
 	case c.From != "" && to != "" && c.From != to:
 		return fmt.Sprintf("%s from %s to %s", c.Kind, c.From, to)
+	case to != "" && c.Kind == string(baton.Undecided):
+		return c.Kind + " to " + to
 	case or(to, c.From) != "":
 		return c.Kind + " of " + or(to, c.From)
 	}
-	return or(c.Kind, "change of roles")
+	return or(c.Kind, string(baton.Undecided))
 }
 
 // Text writes the history for a person, one paragraph a change.

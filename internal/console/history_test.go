@@ -33,13 +33,25 @@ func story() map[string][]journal.Event {
 			}
 		}
 	}
+	// Only the old primary knows that it has not crashed.
+	preDemote := func(ms float64, but string) {
+		for _, n := range []string{"n1", "n2", "n3"} {
+			if kind = "change of roles"; n == from {
+				kind = "handover"
+			}
+			if n != but {
+				add(n, "pre-demote", ms, "done", "")
+			}
+		}
+		kind = "handover"
+	}
 	const (
 		noteA = "shutdown checkpoint 0/3000268..0/30002E0 (crc 211f8d20) of timeline 2, left by n1"
 		noteB = "shutdown checkpoint 0/30004A8..0/3000520 (crc c3067429) of timeline 3, left by n2"
 		lacks = "n3 lacks the last 120 bytes of WAL: it ends at 0/30004A8, but the " + noteB
 	)
 	kind, from, to = "handover", "n1", "n2"
-	everybody("pre-demote", 12, "")
+	preDemote(12, "")
 	note = "A"
 	add("n1", "demote", 80, "done", "", "note", noteA)
 	claim = "1"
@@ -50,7 +62,7 @@ func story() map[string][]journal.Event {
 
 	at = start.Add(10 * time.Minute)
 	from, to, note, claim = "n2", "n3", "", ""
-	everybody("pre-demote", 9, "")
+	preDemote(9, "")
 	note = "B"
 	add("n2", "demote", 70, "done", "", "note", noteB)
 	claim = "2"
@@ -65,7 +77,7 @@ func story() map[string][]journal.Event {
 	at = start.Add(20 * time.Minute)
 	kind, from, to, note, claim = "handover", "n2", "n3", "", ""
 	add("n2", "pre-demote", 10020, "called off", "n3 is not connected")
-	everybody("pre-demote", 3, "n2")
+	preDemote(3, "n2")
 
 	at = start.Add(30 * time.Minute)
 	kind, from, to, claim = "takeover", "n2", "n1", "4"

@@ -4,6 +4,8 @@ import (
 	"slices"
 	"strconv"
 	"time"
+
+	"github.com/pgbaton/pgbaton/internal/baton"
 )
 
 // Part is what one node did in one change of roles, or what happened to its instance without one.
@@ -119,7 +121,7 @@ func (p *Part) add(e Event) {
 	switch {
 	case e.returns():
 		p.Kind = Return
-	case p.Kind == "" || e.Action == "demote" || e.Action == "promote":
+	case p.Kind == "" || p.Kind == string(baton.Undecided) || e.Action == "demote" || e.Action == "promote":
 		// A plan only says what is meant, and that of a roll-back does not say what it was; who ended or was promoted knows.
 		p.Kind, p.From, p.To = e.Kind, e.From, e.To
 	}
