@@ -5,6 +5,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -22,6 +23,9 @@ var serversOwn = []string{
 	"PG_VERSION", "base", "current_logfiles", "global", "postmaster.opts", "postmaster.pid", "promote", "standby.signal", "recovery.signal",
 	"backup_label", "backup_label.old", "backup_manifest", "tablespace_map", "tablespace_map.old", "logrotate", "fallback_promote",
 }
+
+// tablespace is the directory of a major version in a tablespace (GetTablespaceVersionDirectory).
+var tablespace = regexp.MustCompile(`^PG_[0-9.]+_[0-9]+$`)
 
 // ownFileLimit is the size up to which a file counts as configuration.
 const ownFileLimit = 1 << 20
@@ -53,6 +57,9 @@ func (a *Agent) ownFiles() ([]ownFile, error) {
 				return filepath.SkipDir
 			}
 			return nil
+		}
+		if d.IsDir() && tablespace.MatchString(d.Name()) {
+			return filepath.SkipDir // PostgreSQL only warns of a tablespace inside the data directory
 		}
 		if d.IsDir() {
 			return nil

@@ -198,3 +198,22 @@ func TestRewindSource_Why(t *testing.T) {
 		}
 	}
 }
+
+// Ensure that what a rewind puts aside and back are the user's files, and nothing of the server's: also where a tablespace
+// lies inside the data directory.
+func TestOwnFiles(t *testing.T) {
+	p := newPlace(t)
+	a, _ := p.agent(&postgres.Instance{DataDir: p.dir, ConfigDir: p.dir}, "n1", rejoinAction)
+	for _, name := range []string{
+		"postgresql.conf", "conf.d/local.conf", "PG_VERSION", "base/1/1259", "pg_wal/000000010000000000000001", "log/today.log", "inside/PG_15_202209061/5/16385",
+	} {
+		path := filepath.Join(p.dir, name)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o700), os.WriteFile(path, []byte("x"), 0o600)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	list, err := a.ownFiles()
+	if err != nil || len(list) != 2 || list[0].name != "conf.d/local.conf" || list[1].name != "postgresql.conf" {
+		t.Errorf("own files: %+v, %v; want conf.d/local.conf and postgresql.conf", list, err)
+	}
+}
