@@ -306,6 +306,40 @@ func TestSentinel_AfterStop(t *testing.T) {
 	}
 }
 
+// scored is a cluster that counts how often a score was set.
+type scored struct {
+	memory
+	set []pacemaker.Score
+}
+
+func (s *scored) SetScore(_ context.Context, _ string, v pacemaker.Score) error {
+	s.set = append(s.set, v)
+	return nil
+}
+
+// Ensure a former primary that starts beside a running one, and has no word of it, does not take its own note, which that
+// one has used up, for the newest: with a primary's score it would be given the role where a location constraint likes it.
+func TestStarted_Unheard(t *testing.T) {
+	p := newPlace(t)
+	i := p.clone(p.primary())
+	p.start(i, "ready")
+	a, _ := p.agent(i, "n1", "start")
+	m := &scored{}
+	a.cluster = m
+	a.state.Note = &baton.Note{Kind: baton.Clean, Timeline: 1, Start: 0x100, End: 0x110, Node: "n1", Nonce: "N"}
+	a.unjudged = "not heard from the primary yet"
+	if err := a.started(within(t, 20*time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	if len(m.set) > 0 {
+		t.Errorf("scores set: %v, want none", m.set)
+	}
+	a.unjudged = ""
+	if err := a.started(within(t, 20*time.Second)); err != nil || len(m.set) != 1 || m.set[0] != baton.ScorePrimary {
+		t.Errorf("with everybody's word: %v, %v; want %d", m.set, err, baton.ScorePrimary)
+	}
+}
+
 // Ensure a state that cannot be read is not written over: what a newer release, or this one before a disk error, knew
 // would be lost, and the node would say that it had stored what it has not.
 func TestState_NotOverwritten(t *testing.T) {
