@@ -325,6 +325,8 @@ func (a *Agent) takeBack(ctx context.Context) error {
 // roleTaken reports whether somebody else has begun a newer timeline than this node last did, or is about to: an attempt
 // under way may take longer than this node's patience, and is settled by its outcome.
 func (a *Agent) roleTaken(ctx context.Context) (bool, error) {
+	ctx, cancel := context.WithTimeout(ctx, lockedFor)
+	defer cancel()
 	list, err := a.others(ctx)
 	if err != nil {
 		return false, err

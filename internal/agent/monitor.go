@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/pgbaton/pgbaton/internal/baton"
+	"github.com/pgbaton/pgbaton/internal/journal"
 	"github.com/pgbaton/pgbaton/internal/ocf"
 	"github.com/pgbaton/pgbaton/internal/pacemaker"
 	"github.com/pgbaton/pgbaton/internal/pgdisk"
@@ -33,7 +34,7 @@ const sentinelLimit = 4 * time.Second
 func (a *Agent) monitor(ctx context.Context) error {
 	err := a.examine(ctx)
 	var role roleCode
-	if !errors.As(err, &role) || (role.code != ocf.FailedPromoted && role.code != ocf.ErrGeneric) || a.inv.Probe || a.release == nil || !a.sentinelRuns() {
+	if !errors.As(err, &role) || (role.code != ocf.FailedPromoted && role.code != ocf.ErrGeneric) || a.inv.Probe || a.release == nil || a.tending || !a.sentinelRuns() {
 		return err
 	}
 	// The sentinel has noticed it too, and what it does about it is no failed action.
@@ -47,12 +48,13 @@ func (a *Agent) monitor(ctx context.Context) error {
 	defer cancel()
 	a.poll(wait, "the sentinel", 20*time.Millisecond, func() (bool, error) {
 		pm, err := a.pg.Postmaster()
-		return moved() || (err == nil && !pm.Stopped()), nil
+		return moved() || (err == nil && !pm.Stopped()) || journal.LoadVolatile(a.inv.Resource).Out != nil, nil
 	})
 	if moved() {
 		return roleCode{ocf.DegradedPromoted, role.reason + "; another node is to take over"}
 	}
 	a.unlocked = true // it is looked at again, and not touched
+	a.reload()        // the sentinel may have found that it has diverged, and keep it out
 	return a.examine(ctx)
 }
 
@@ -170,7 +172,8 @@ func (a *Agent) monitorPrimary(ctx context.Context, f facts) error {
 		a.show(wait, sess)
 	}
 	slow := a.commits(wait, sess, err)
-	if a.hung() && !a.sentinelRuns() {
+	if a.hung() && (!a.sentinelRuns() || a.clock.Now().Sub(a.vol.Stall.Last) > lockedFor) {
+		// The sentinel may hang, too, with the lock: where it notes why it leaves the role may be on the same disk.
 		return roleCode{ocf.FailedPromoted, slow}
 	}
 	if a.vol.Stall == nil {

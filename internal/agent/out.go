@@ -143,7 +143,6 @@ func (a *Agent) monitorOut(ctx context.Context) (bool, error) {
 		}
 	}
 	if attrd := a.cluster.Incarnation(a.vol.Attrd); attrd != a.vol.Attrd || a.clock.Now().Sub(time.Unix(a.vol.Asserted, 0)) > assertInterval {
-		a.vol.Status = "" // it went with attrd, too
 		if err := a.reassert(ctx, attrd); err != nil {
 			a.log.Warn("upkeep", "error", err)
 		}

@@ -31,8 +31,10 @@ const (
 	// a monitor reports a standby's failure so that Pacemaker counts it.
 	maxRevivals   = 3
 	revivalWindow = 10 * time.Minute
-	// oursEvery is how often a sentinel asks whether the resource still is this agent's.
+	// oursEvery is how often a sentinel asks whether the resource still is this agent's, oursLimit how long it waits for the
+	// answer: nobody watches the server meanwhile.
 	oursEvery = time.Minute
+	oursLimit = 2 * time.Second
 	// lockedFor bounds what is done under the lock of actions.
 	lockedFor = 20 * time.Second
 )
@@ -53,7 +55,7 @@ func (a *Agent) ensureSentinel() {
 
 // passOn hands a sentinel that began with other parameters those that it needs.
 func (a *Agent) passOn() {
-	if a.vol.RecoveryLimit != a.params.RecoveryLimit {
+	if !a.tending && a.vol.RecoveryLimit != a.params.RecoveryLimit {
 		a.vol.RecoveryLimit = a.params.RecoveryLimit
 		a.saveVolatile()
 	}
@@ -87,7 +89,7 @@ func (a *Agent) sentinel(ctx context.Context) error {
 		recovery := crashed // since when a primary recovers from a crash, zero if it does not
 		for !watch(pm.Process, sentinelInterval) {
 			a.unstick(ctx, pm, &receiver)
-			a.tend(since, &tended)
+			a.tend(ctx, since, &tended)
 			if stopped = countStopped(pm, stopped); stopped == stoppedLooks {
 				if err := a.endHung(ctx, pm); err != nil {
 					a.log.Error("sentinel", "error", err)
@@ -113,7 +115,7 @@ func (a *Agent) sentinel(ctx context.Context) error {
 			}
 			if now := a.clock.Now(); now.Sub(asked) > oursEvery {
 				asked = now
-				if ours, err := a.cluster.Ours(ctx); err == nil && !ours {
+				if !a.ours(ctx) {
 					a.log.Info("the resource is another agent's by now: the sentinel ends")
 					return nil
 				}
@@ -138,9 +140,9 @@ const (
 )
 
 // tend runs a monitor where what this node says of itself must not wait for the next one: attrd was restarted, and scores
-// went with it; no commit ends, and the next look may show that it is no stall; a refusal may have served, or a standby that came back has caught up, and until that is known there is
-// one candidate less for the next failure.
-func (a *Agent) tend(since time.Time, last *time.Time) {
+// went with it; no commit ends, and the next look may show that it is no stall; a refusal may have served, or a standby that
+// came back has caught up, and until that is known there is one candidate less for the next failure.
+func (a *Agent) tend(ctx context.Context, since time.Time, last *time.Time) {
 	now := a.clock.Now()
 	if now.Sub(*last) < tendEvery {
 		return
@@ -157,12 +159,22 @@ func (a *Agent) tend(since time.Time, last *time.Time) {
 		return
 	}
 	*last = now
-	if ours, err := a.cluster.Ours(context.Background()); err == nil && !ours {
+	if !a.ours(ctx) {
 		return
 	}
 	inv := a.inv
 	inv.Action, inv.Probe, inv.Timeout = "monitor", false, 20*time.Second
-	New(inv, a.env, io.Discard).Run()
+	m := New(inv, a.env, io.Discard)
+	m.tending = true
+	m.Run()
+}
+
+// ours reports whether the resource still is this agent's, as far as that can be found out.
+func (a *Agent) ours(ctx context.Context) bool {
+	brief, cancel := context.WithTimeout(ctx, oursLimit)
+	defer cancel()
+	ours, err := a.cluster.Ours(brief)
+	return ours || err != nil
 }
 
 // sentinelRuns reports whether a sentinel is there to act on a crash.

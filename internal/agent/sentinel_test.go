@@ -1,0 +1,103 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/pgbaton/pgbaton/internal/baton"
+	"github.com/pgbaton/pgbaton/internal/journal"
+	"github.com/pgbaton/pgbaton/internal/ocf"
+	"github.com/pgbaton/pgbaton/internal/postgres"
+)
+
+// silent is a cluster that does not answer.
+type silent struct{ memory }
+
+func (silent) Ours(ctx context.Context) (bool, error) {
+	<-ctx.Done()
+	return false, ctx.Err()
+}
+
+// Ensure the sentinel, which lives for a year, does not wait for a Pacemaker that does not answer: nobody watches the server
+// meanwhile.
+func TestSentinel_SilentCluster(t *testing.T) {
+	a, _ := newPlace(t).agent(&postgres.Instance{}, "n1", sentinelAction)
+	a.cluster = &silent{}
+	began := time.Now()
+	if !a.ours(t.Context()) {
+		t.Error("a resource of which nothing could be found out counts as another agent's")
+	}
+	if took := time.Since(began); took > oursLimit+time.Second {
+		t.Errorf("waited for %s, expected %s", took, oursLimit)
+	}
+}
+
+// Ensure a monitor that the sentinel runs with the parameters that it began with does not hand those on as new ones.
+func TestPassOn(t *testing.T) {
+	a, _ := newPlace(t).agent(&postgres.Instance{}, "n1", "monitor")
+	a.params.RecoveryLimit = 60
+	a.passOn()
+	a.params.RecoveryLimit, a.tending = 0, true
+	a.passOn()
+	if got := journal.LoadVolatile(a.inv.Resource).RecoveryLimit; got != 60 {
+		t.Errorf("crash_recovery_limit for the sentinel: %d, want 60", got)
+	}
+}
+
+// sentinelLives has this test hold what a sentinel holds as long as it lives.
+func sentinelLives(t *testing.T, a *Agent) {
+	t.Helper()
+	release, err := a.flock(within(t, time.Second), "sentinel.lock")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(release)
+}
+
+func codeIs(t *testing.T, what string, err error, want ocf.ExitCode) {
+	t.Helper()
+	var role roleCode
+	if !errors.As(err, &role) || role.code != want {
+		t.Errorf("%s: %v (%d), want %d", what, err, role.code, want)
+	}
+}
+
+// Ensure a hung primary is reported as failed when the sentinel, which was to see to it, hangs itself, with the lock: what
+// it writes to may be on the same disk. Pacemaker then has the node fenced.
+func TestMonitor_SentinelHangs(t *testing.T) {
+	p := newPlace(t)
+	i := p.primary()
+	a, _ := p.agent(i, "n1", "monitor")
+	sentinelLives(t, a)
+	a.unlocked = true
+	now := time.Now()
+	a.vol.Stall = &baton.Stall{Since: now.Add(-time.Minute), Last: now.Add(-5 * time.Second), Looks: 9, PID: 1, What: "pid 1 waits"}
+	err := a.examine(within(t, 10*time.Second))
+	var role roleCode
+	if errors.As(err, &role) && role.code == ocf.FailedPromoted {
+		t.Errorf("%v; want the sentinel to have its time", err)
+	}
+	a.vol.Stall.Last = now.Add(-lockedFor - time.Second)
+	codeIs(t, "the sentinel has not done anything", a.examine(within(t, 10*time.Second)), ocf.FailedPromoted)
+}
+
+// Ensure a monitor that finds a crashed standby, and waits for the sentinel to start it, sees that the sentinel found it
+// diverged and keeps it out: that is no failure.
+func TestMonitor_SentinelKeepsOut(t *testing.T) {
+	p := newPlace(t)
+	i := p.clone(p.primary())
+	a, _ := p.agent(i, "n1", "monitor")
+	sentinelLives(t, a)
+	a.release = func() {}
+	go func() {
+		time.Sleep(300 * time.Millisecond)
+		journal.SaveVolatile(a.inv.Resource, journal.Volatile{Out: &journal.Out{Rejoin: baton.Rewind, Reason: "it has diverged"}})
+	}()
+	began := time.Now()
+	codeIs(t, "kept out by the sentinel", a.monitor(within(t, 10*time.Second)), ocf.Degraded)
+	if took := time.Since(began); took > sentinelLimit {
+		t.Errorf("waited for %s", took)
+	}
+}
