@@ -227,7 +227,8 @@ func TestStop_CloneThatNeverRan(t *testing.T) {
 // would vouch, days later, that nobody has more.
 func TestStop_Leaves(t *testing.T) {
 	p := newPlace(t)
-	i := p.clone(p.primary())
+	old := p.primary()
+	i := p.clone(old)
 	p.start(i, "ready")
 	for _, tt := range []struct {
 		name   string
@@ -257,6 +258,41 @@ func TestStop_Leaves(t *testing.T) {
 			t.Errorf("%s: it left: %+v (%v), want %t", tt.name, st.Left, err, tt.want)
 		}
 		os.RemoveAll(a.store.Dir)
+	}
+
+	// An old primary that does not start as a standby of the new one.
+	old.KillLeftovers(t.Context())
+	own := baton.Claim{Seq: 1, Timeline: 1, Node: "n3", Nonce: "c1", State: baton.Effective}
+	other := baton.Claim{Seq: 2, Timeline: 2, Parent: 1, Switch: 1 << 40, Node: "n1", Nonce: "c2", State: baton.Intended}
+	for _, claims := range [][]baton.Claim{{own}, {own, other}} {
+		a, _ := p.agent(old, "n3", "stop")
+		a.vol.Live, a.state.Claims = true, claims
+		if err := a.stop(within(t, 20*time.Second)); err != nil {
+			t.Fatal(err)
+		}
+		if st, err := a.store.Load(); err != nil || (st.Left != nil) != (len(claims) == 2) {
+			t.Errorf("an old primary that knows of %d claims: it left: %+v (%v)", len(claims), st.Left, err)
+		}
+		os.RemoveAll(a.store.Dir)
+	}
+}
+
+// Ensure a standby that somebody else has stopped does not vouch for what has been since, when it is started again.
+func TestNoticeAbsence(t *testing.T) {
+	a, _ := newPlace(t).agent(&postgres.Instance{}, "n3", "start")
+	for _, tt := range []struct {
+		role    role
+		stopped bool
+		there   bool
+	}{{down, true, true}, {parkedDown, false, true}, {standby, false, true}, {down, false, false}} {
+		a.vol = journal.Volatile{Live: true, Saw: 7, Stopped: tt.stopped}
+		a.noticeAbsence(facts{role: tt.role})
+		if a.vol.Live != tt.there || (a.vol.Saw == 7) != tt.there {
+			t.Errorf("role %d, stopped by an action: %t; live %t, saw %d, want %t", tt.role, tt.stopped, a.vol.Live, a.vol.Saw, tt.there)
+		}
+	}
+	if v := journal.LoadVolatile(a.inv.Resource); v.Live {
+		t.Error("it is not written down")
 	}
 }
 

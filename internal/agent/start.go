@@ -62,10 +62,20 @@ func (a *Agent) start(ctx context.Context) error {
 			return a.started(ctx)
 		}
 	}
+	a.noticeAbsence(f)
 	if err := a.startAsStandby(ctx); err != nil {
 		return err
 	}
 	return a.started(ctx)
+}
+
+// noticeAbsence forgets what an instance was there for that somebody else has ended, nobody knows when: it does not know what
+// has been since.
+func (a *Agent) noticeAbsence(f facts) {
+	if f.role == down && !a.vol.Stopped {
+		a.vol.Live, a.vol.Saw = false, 0
+		a.saveVolatile()
+	}
 }
 
 // startAsStandby starts an instance that is down, if its history is the cluster's; otherwise it is kept out. What an

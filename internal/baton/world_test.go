@@ -339,12 +339,16 @@ func (w *world) leave(n *sim) {
 	if _, err := (baton.Knowledge{Note: n.note, Claims: n.claims}).Usable(""); err == nil || !n.live && !primary || n.left != nil {
 		return
 	}
-	n.left = &baton.Left{}
+	left := &baton.Left{}
 	for _, c := range n.claims {
-		if c.State == baton.Effective {
-			n.left = &baton.Left{Primary: c.Node, Timeline: c.Timeline}
+		if c.State == baton.Effective || c.Open() && c.Node != n.name {
+			left = &baton.Left{Primary: c.Node, Timeline: c.Timeline}
 		}
 	}
+	if left.Primary == n.name || left.Timeline == 0 && n.ctl != inRecovery {
+		return
+	}
+	n.left = left
 }
 
 func (n *sim) answer(challenge string) *baton.Answer {
