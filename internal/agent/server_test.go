@@ -444,6 +444,9 @@ func TestInstance_UnknownAccount(t *testing.T) {
 	if err := a.instance().Shell(t.Context(), "true"); !errors.Is(err, postgres.ErrUnknownAccount) {
 		t.Errorf("a record of a release that did not keep groups: %v; want %v", err, postgres.ErrUnknownAccount)
 	}
+	if _, err := (postgres.Tool{}).Run(t.Context(), a.instance(), "psql"); !errors.Is(err, postgres.ErrUnknownAccount) {
+		t.Errorf("a program of a rewind: %v; want %v", err, postgres.ErrUnknownAccount)
+	}
 	a.state.Instance.GID, a.state.Instance.Groups = 12346, []uint32{12346, 12347}
 	out := filepath.Join(p.dir, "out")
 	if err := a.instance().Shell(t.Context(), "id -u >"+out+"; id -G >>"+out); err != nil {

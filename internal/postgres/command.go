@@ -118,6 +118,9 @@ type Tool struct {
 
 // Run runs the program in BinDir as the server's user, in the data directory. It returns what it wrote to either output.
 func (t Tool) Run(ctx context.Context, i *Instance, name string, args ...string) (string, error) {
+	if !i.Owner.Known() {
+		return "", fmt.Errorf("%s: %w", name, ErrUnknownAccount)
+	}
 	cmd := exec.CommandContext(ctx, filepath.Join(i.BinDir, name), args...)
 	cmd.Dir, cmd.Env = i.DataDir, append(i.Owner.env(), t.Env...)
 	var out bytes.Buffer
