@@ -93,9 +93,13 @@ func (a *Agent) openKeep() (*os.Root, error) {
 		wal.Close()
 		return nil, err
 	}
-	if info, err := wal.Lstat(keepDir); err != nil || !info.IsDir() {
+	info, err := wal.Lstat(keepDir)
+	if err == nil && !info.IsDir() {
+		err = fmt.Errorf("%s is no directory: remove it", filepath.Join(a.walDir(), keepDir))
+	}
+	if err != nil {
 		wal.Close()
-		return nil, fmt.Errorf("%s is no directory: remove it (%v)", filepath.Join(a.walDir(), keepDir), err)
+		return nil, err
 	}
 	return wal, nil
 }

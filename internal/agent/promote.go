@@ -107,8 +107,10 @@ func (a *Agent) promotedBefore(ctx context.Context) error {
 		return ocf.Errorf(ocf.ErrGeneric, "%w", err)
 	}
 	defer sess.Close()
-	if in, err := sess.InRecovery(ctx); err != nil || in {
-		return ocf.Errorf(ocf.ErrGeneric, "an earlier promotion of this instance has not come through yet (in recovery: %t, %v)", in, err)
+	if in, err := sess.InRecovery(ctx); err != nil {
+		return ocf.Errorf(ocf.ErrGeneric, "whether an earlier promotion of this instance has come through: %w", err)
+	} else if in {
+		return ocf.Errorf(ocf.ErrGeneric, "an earlier promotion of this instance has not come through yet")
 	}
 	note := a.state.Note
 	if note != nil && note.Nonce != a.state.Claims[i].Note {

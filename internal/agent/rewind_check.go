@@ -35,8 +35,10 @@ func (a *Agent) prepareRewind(ctx context.Context, src rewindSource) (*journal.R
 	if n := a.kept(); n > 0 {
 		return nil, fmt.Errorf("%d WAL files in %s must be archived first: see to archive_command", n, filepath.Join(a.walDir(), keepDir))
 	}
-	if role, err := a.cluster.Held(ctx); err != nil || role == "" {
-		return nil, fmt.Errorf("the resource is not managed here now (maintenance, no quorum): waiting until it is (%v)", err)
+	if role, err := a.cluster.Held(ctx); err != nil {
+		return nil, fmt.Errorf("whether the resource is managed here is not known: %w", err)
+	} else if role == "" {
+		return nil, errors.New("the resource is not managed here now (maintenance, no quorum): waiting until it is")
 	}
 	if err := a.checkSource(ctx, src); err != nil {
 		return nil, err

@@ -77,7 +77,10 @@ func SetPermanent(ctx context.Context, r Runner, dc, node, name, value string) e
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("permanent attribute %s of %s is not in the CIB of %s, the DC: %w (%v)", name, node, dc, ctx.Err(), err)
+			if err == nil {
+				err = ctx.Err()
+			}
+			return fmt.Errorf("permanent attribute %s of %s is not in the CIB of %s, the DC: %w", name, node, dc, err)
 		case <-time.After(10 * time.Millisecond):
 		}
 	}
