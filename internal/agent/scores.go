@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/pgbaton/pgbaton/internal/baton"
@@ -59,8 +60,9 @@ func (a *Agent) refuse(ctx context.Context, reason string, note *baton.Note, seq
 			c.State = baton.Withdrawn
 		}
 	}
-	if err := a.save("save-refusal"); err != nil {
-		a.log.Error("refusal not saved", "error", err)
+	saved := a.save("save-refusal")
+	if saved != nil {
+		a.log.Error("refusal not saved", "error", saved)
 	}
 	a.vol.Asking, a.vol.Refused = nil, a.clock.Now()
 	if err := a.publish(ctx, "publish-refusal", nil, nil); err != nil {
@@ -72,8 +74,26 @@ func (a *Agent) refuse(ctx context.Context, reason string, note *baton.Note, seq
 		return err
 	}
 	err := a.awaitForbidden(ctx, a.inv.Node)
+	if saved == nil {
+		a.unrecordClaim(ctx)
+	}
 	a.assertStatus(ctx, "refused: "+reason+way)
 	return err
+}
+
+// unrecordClaim takes a claim of this node that is withdrawn out of the cluster's configuration: who reads it there when this
+// node is gone cannot know that.
+func (a *Agent) unrecordClaim(ctx context.Context) {
+	open := slices.ContainsFunc(a.state.Claims, func(c baton.Claim) bool { return c.Nonce == a.vol.Recorded && c.Open() })
+	if a.vol.Recorded == "" || open {
+		return
+	}
+	if err := a.do("forget-claim", func() error { return a.cluster.ForgetClaim(ctx, a.inv.Node) }); err != nil {
+		a.log.Warn("a withdrawn claim still stands in the cluster's configuration", "error", err)
+		return
+	}
+	a.vol.Recorded, a.vol.Forgotten = "", true
+	a.saveVolatile()
 }
 
 // wayBack is what a person can do where the old primary had to leave and is not coming back by itself, "" elsewhere.

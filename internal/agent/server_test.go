@@ -376,6 +376,51 @@ func TestStarted_Unheard(t *testing.T) {
 	}
 }
 
+// recording is a cluster that has a claim in its configuration.
+type recording struct {
+	memory
+	claim *baton.Claim
+}
+
+func (r *recording) RecordClaim(_ context.Context, _ uint64, c baton.Claim) error {
+	r.claim = &c
+	return nil
+}
+
+func (r *recording) ForgetClaim(context.Context, string) error {
+	r.claim = nil
+	return nil
+}
+
+func (r *recording) ScoreInCIB(context.Context, string) (pacemaker.Score, bool, error) {
+	return pacemaker.NegInfinity, true, nil
+}
+
+// Ensure a claim that was recorded in the cluster's configuration does not stand there once it is withdrawn: a node that
+// reads it when the one that made it is gone would take it for a timeline that may hold rows, and nobody would be promoted.
+func TestRefuse_Recorded(t *testing.T) {
+	p := newPlace(t)
+	claim := baton.Claim{Seq: 2, Timeline: 3, Parent: 2, Node: "n2", Nonce: "c2", State: baton.Intended}
+	for _, tt := range []struct {
+		state baton.ClaimState
+		kept  bool
+	}{{baton.Intended, false}, {baton.Claimed, true}} {
+		a, _ := p.agent(&postgres.Instance{DataDir: p.dir}, "n2", "notify")
+		m := &recording{claim: &claim}
+		a.cluster = m
+		claim.State = tt.state
+		a.state.Claims = []baton.Claim{claim}
+		a.vol.Recorded = claim.Nonce
+		if err := a.refuse(within(t, 10*time.Second), "why", nil, claim.Seq); err != nil {
+			t.Fatal(err)
+		}
+		if (m.claim != nil) != tt.kept {
+			t.Errorf("a claim that was %s: in the configuration: %v, want it kept: %t", tt.state, m.claim, tt.kept)
+		}
+		os.RemoveAll(a.store.Dir)
+	}
+}
+
 // Ensure a state that cannot be read is not written over: what a newer release, or this one before a disk error, knew
 // would be lost, and the node would say that it had stored what it has not.
 func TestState_NotOverwritten(t *testing.T) {
