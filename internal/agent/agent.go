@@ -119,6 +119,7 @@ func New(inv ocf.Invocation, env ocf.Env, stderr io.Writer) *Agent {
 	if inv.Resource == "" || strings.ContainsRune(inv.Resource, '/') || strings.HasPrefix(inv.Resource, ".") {
 		inv.Resource = "default" // called by hand; the name becomes part of paths
 	}
+	env = environment(inv.Action, env)
 	a := &Agent{
 		inv: inv, env: env, clock: realClock{}, stderr: stderr,
 		plan:    pacemaker.ParsePlan(env),
@@ -135,6 +136,14 @@ func New(inv ocf.Invocation, env ocf.Env, stderr io.Writer) *Agent {
 	a.params, a.invalid = ocf.ParseParams(env)
 	a.change = baton.Classify(a.batonPlan())
 	return a
+}
+
+// environment is that of an action. What outlives the action that started it does not go by its plan.
+func environment(action string, env ocf.Env) ocf.Env {
+	if action == sentinelAction || action == rejoinAction {
+		return pacemaker.WithoutPlan(env)
+	}
+	return env
 }
 
 // Run runs the action within Pacemaker's time-out.

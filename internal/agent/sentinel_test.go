@@ -9,6 +9,7 @@ import (
 	"github.com/pgbaton/pgbaton/internal/baton"
 	"github.com/pgbaton/pgbaton/internal/journal"
 	"github.com/pgbaton/pgbaton/internal/ocf"
+	"github.com/pgbaton/pgbaton/internal/pacemaker"
 	"github.com/pgbaton/pgbaton/internal/postgres"
 )
 
@@ -31,6 +32,18 @@ func TestSentinel_SilentCluster(t *testing.T) {
 	}
 	if took := time.Since(began); took > oursLimit+time.Second {
 		t.Errorf("waited for %s, expected %s", took, oursLimit)
+	}
+}
+
+// Ensure what outlives the action that started it does not go by its plan: a sentinel that was started by a promotion waited
+// five seconds for the word of the primary before that when it had a standby to start, and a monitor reported a failure.
+func TestEnvironment(t *testing.T) {
+	env := ocf.Env{"OCF_RESKEY_CRM_meta_notify_promoted_uname": "n9", "OCF_RESKEY_CRM_meta_notify_demote_uname": "n9", "OCF_RESKEY_datadir": "/data"}
+	for action, known := range map[string]bool{sentinelAction: false, rejoinAction: false, answerAction: true, aftercareAction: true, "promote": true} {
+		got := environment(action, env)
+		if plan := pacemaker.ParsePlan(got); plan.Known() != known || got["OCF_RESKEY_datadir"] != "/data" {
+			t.Errorf("%s: knows a plan: %t, want %t; its environment: %v", action, plan.Known(), known, got)
+		}
 	}
 }
 

@@ -1,6 +1,7 @@
 package pacemaker
 
 import (
+	"maps"
 	"slices"
 	"strings"
 )
@@ -85,6 +86,13 @@ func ParsePlan(env map[string]string) Plan {
 		}
 	}
 	return p
+}
+
+// WithoutPlan is the environment of an action without the plan in it, for what outlives that.
+func WithoutPlan(env map[string]string) map[string]string {
+	env = maps.Clone(env)
+	maps.DeleteFunc(env, func(name, _ string) bool { return strings.HasPrefix(name, notifyPrefix) })
+	return env
 }
 
 // Known tells whether there is a plan at all. There is none in the environment of
