@@ -61,8 +61,11 @@ func (a *Agent) identify(ctl pgdisk.Control) bool {
 	if a.state.SystemID != 0 {
 		a.log.Warn("another database cluster than before (pg_upgrade, initdb?): what was known of the old one is forgotten",
 			"system_identifier", ctl.SystemIdentifier, "was", a.state.SystemID, "note", a.state.Note, "claims", len(a.state.Claims))
-		a.state.Note, a.state.Claims, a.state.Refusal = nil, nil, nil
+		a.state.Note, a.state.Claims, a.state.Refusal, a.state.Left = nil, nil, nil, nil
 		a.vol.Asking, a.vol.LastAnswer, a.vol.Primary, a.vol.Asked, a.vol.Heard = nil, nil, nil, nil, nil
+	}
+	if len(a.state.Claims) == 0 {
+		a.vol.Live, a.vol.Saw = false, 0 // the claims are numbered anew
 	}
 	a.state.SystemID = ctl.SystemIdentifier
 	return true

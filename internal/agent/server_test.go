@@ -510,7 +510,8 @@ func TestIdentify(t *testing.T) {
 	a.state.SystemID = 7
 	a.state.Note = &baton.Note{Kind: baton.Clean, SystemID: 7, Timeline: 7, Start: 0x100, End: 0x110, Node: "n1", Nonce: "old"}
 	a.state.Claims = []baton.Claim{{Seq: 8, Timeline: 7, Parent: 6, Node: "n1", Nonce: "c8", State: baton.Effective}}
-	a.state.Refusal = &baton.Refusal{Note: "old"}
+	a.state.Refusal, a.state.Left = &baton.Refusal{Note: "old"}, &baton.Left{Primary: "n2", Timeline: 7}
+	a.vol.Live, a.vol.Saw = true, 8
 	a.state.Participants = []string{"n1", "n2"}
 	if a.identify(pgdisk.Control{SystemIdentifier: 7}) || a.state.Note == nil {
 		t.Error("the same database cluster: something changed")
@@ -518,6 +519,9 @@ func TestIdentify(t *testing.T) {
 	m.published = []baton.Bulletin{{Node: "n2", SystemID: 7, Note: a.state.Note}, {Node: "n3", SystemID: 8}, {Node: "n4"}}
 	if !a.identify(pgdisk.Control{SystemIdentifier: 8}) || a.state.Note != nil || a.state.Claims != nil || a.state.Refusal != nil {
 		t.Errorf("another one: %+v; want nothing of the old one", a.state)
+	}
+	if a.state.Left != nil || a.vol.Live || a.vol.Saw != 0 {
+		t.Errorf("left %+v, live %t, saw the claim %d; what comes now has claims with these numbers, too", a.state.Left, a.vol.Live, a.vol.Saw)
 	}
 	if len(a.state.Participants) != 2 {
 		t.Errorf("participants %v; want them kept", a.state.Participants)
