@@ -300,6 +300,9 @@ func (a *Agent) upkeep(ctx context.Context, f facts, st baton.Standing, status s
 	}
 	a.passOn()
 	a.ensureSentinel()
+	if err := a.learnUnread(ctx); err != nil && !st.Primary {
+		return err // without it, it has no score to be promoted with
+	}
 	if err := a.followPrimary(ctx, st, timeline); err != nil {
 		return err
 	}

@@ -376,6 +376,38 @@ func TestStarted_Unheard(t *testing.T) {
 	}
 }
 
+// unreadable is a cluster whose configuration cannot be read now.
+type unreadable struct {
+	scored
+	err   error
+	claim baton.Claim
+}
+
+func (u *unreadable) RecordedClaims(context.Context, uint64) ([]baton.Claim, error) {
+	return []baton.Claim{u.claim}, u.err
+}
+
+// Ensure an instance that starts and cannot read the claims in the cluster's configuration, which count as known to it, has
+// no score, and reads them later.
+func TestLearnRecorded_Unreadable(t *testing.T) {
+	p := newPlace(t)
+	i := p.clone(p.primary())
+	p.start(i, "ready")
+	a, _ := p.agent(i, "n3", "start")
+	m := &unreadable{err: errors.New("cibadmin: time-out"), claim: baton.Claim{Seq: 3, Timeline: 5, Parent: 4, Node: "n2", Nonce: "c3", State: baton.Intended}}
+	a.cluster = m
+	if err := a.started(within(t, 20*time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	if len(m.set) > 0 || !journal.LoadVolatile(a.inv.Resource).Unread {
+		t.Errorf("scores set: %v; to be read later: %t", m.set, a.vol.Unread)
+	}
+	m.err = nil
+	if err := a.learnUnread(t.Context()); err != nil || a.vol.Unread || len(a.state.Claims) != 1 {
+		t.Errorf("read again: %v, %t, claims %v", err, a.vol.Unread, a.state.Claims)
+	}
+}
+
 // recording is a cluster that has a claim in its configuration.
 type recording struct {
 	memory

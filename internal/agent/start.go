@@ -239,8 +239,13 @@ func (a *Agent) awaitRecovery(ctx context.Context, size int64) error {
 // learnRecorded takes over the claims that were made while this node ran no instance.
 func (a *Agent) learnRecorded(ctx context.Context) {
 	list, err := a.cluster.RecordedClaims(ctx, a.state.SystemID)
+	if a.vol.Unread != (err != nil) {
+		a.vol.Unread = err != nil
+		a.saveVolatile()
+	}
 	if err != nil {
-		a.log.Warn("claims in the cluster's configuration cannot be read", "error", err)
+		a.unjudged = "the claims in the cluster's configuration cannot be read"
+		a.log.Warn(a.unjudged, "error", err)
 		return
 	}
 	merged := baton.MergeClaims(a.state.Claims, list)
@@ -251,6 +256,19 @@ func (a *Agent) learnRecorded(ctx context.Context) {
 	if err := a.save("learn"); err != nil {
 		a.log.Error("what the others know is not saved", "error", err)
 	}
+}
+
+// learnUnread takes over the claims that could not be read when the instance started. Who made them counts on it that they are
+// known here.
+func (a *Agent) learnUnread(ctx context.Context) error {
+	if !a.vol.Unread {
+		return nil
+	}
+	a.learnRecorded(ctx)
+	if a.vol.Unread {
+		return errors.New(a.unjudged)
+	}
+	return nil
 }
 
 func startupProcess(pm postgres.Postmaster) (postgres.Process, bool) {

@@ -23,6 +23,7 @@ type Volatile struct {
 	Asked         *Asked           `json:"asked,omitempty"`          // a challenge published ahead of the attempt it is for
 	Recorded      string           `json:"recorded,omitempty"`       // nonce of this node's claim that is in the cluster's configuration
 	Forgotten     bool             `json:"forgotten,omitempty"`      // and it was seen to be there no more
+	Unread        bool             `json:"unread,omitempty"`         // the claims in the cluster's configuration could not be read when the instance started
 	Heard         *Heard           `json:"heard,omitempty"`          // what the verdict of pre-promote rested on
 	Asking        *baton.Challenge `json:"asking,omitempty"`         // the challenge in this node's bulletin
 	LastAnswer    *baton.Answer    `json:"last_answer,omitempty"`    // the answer in it
