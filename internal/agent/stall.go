@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/pgbaton/pgbaton/internal/baton"
+	"github.com/pgbaton/pgbaton/internal/journal"
 	"github.com/pgbaton/pgbaton/internal/pacemaker"
 	"github.com/pgbaton/pgbaton/internal/postgres"
 )
@@ -160,7 +161,10 @@ func boolInt(b bool) int {
 // row. Nobody was told that any of it was committed, but for who uses synchronous_commit=off.
 func (a *Agent) endStalled(ctx context.Context, last *time.Time) error {
 	stalled := func() bool { return a.vol.Stall.Hung() && a.clock.Now().Sub(a.vol.Stall.Last) < stallFresh }
-	if err := a.reload(); err != nil || !stalled() || a.leaving() {
+	if a.vol = journal.LoadVolatile(a.inv.Resource); !stalled() {
+		return nil
+	}
+	if err := a.loadState(); err != nil || a.leaving() {
 		return err
 	}
 	noticed := a.clock.Now()
