@@ -260,20 +260,20 @@ func TestStop_Leaves(t *testing.T) {
 		os.RemoveAll(a.store.Dir)
 	}
 
-	// An old primary that does not start as a standby of the new one.
+	// An old primary that does not start as a standby of the new one has answered for its claim, and knows no more of it.
 	old.KillLeftovers(t.Context())
-	own := baton.Claim{Seq: 1, Timeline: 1, Node: "n3", Nonce: "c1", State: baton.Effective}
-	other := baton.Claim{Seq: 2, Timeline: 2, Parent: 1, Switch: 1 << 40, Node: "n1", Nonce: "c2", State: baton.Intended}
-	for _, claims := range [][]baton.Claim{{own}, {own, other}} {
-		a, _ := p.agent(old, "n3", "stop")
-		a.vol.Live, a.state.Claims = true, claims
+	for _, restarts := range []bool{true, false} {
+		a, _ := p.agent(old, "n1", "stop")
+		a.vol.Live, a.vol.Saw = true, 2
+		if a.plan.Stop = []string{"n1"}; restarts {
+			a.plan.Start = a.plan.Stop
+		}
 		if err := a.stop(within(t, 20*time.Second)); err != nil {
 			t.Fatal(err)
 		}
-		if st, err := a.store.Load(); err != nil || (st.Left != nil) != (len(claims) == 2) {
-			t.Errorf("an old primary that knows of %d claims: it left: %+v (%v)", len(claims), st.Left, err)
+		if v := journal.LoadVolatile(a.inv.Resource); a.state.Left != nil || v.Live != restarts || (v.Saw == 2) != restarts {
+			t.Errorf("an old primary that is stopped and started: %t; left %+v, live %t, saw the claim %d", restarts, a.state.Left, v.Live, v.Saw)
 		}
-		os.RemoveAll(a.store.Dir)
 	}
 }
 

@@ -24,8 +24,8 @@ func (a *Agent) stop(ctx context.Context) error {
 	if errors.As(lookErr, &foreign) {
 		return ocf.Errorf(ocf.ErrGeneric, "%w: end it by hand", foreign)
 	}
-	if f.role != primary {
-		a.leave(f.control)
+	if f.role == standby || f.control.State == pgdisk.InArchiveRecovery || f.control.State == pgdisk.ShutDownInRecovery {
+		a.leave() // also what has died before
 	}
 	a.serving = f.role == primary
 	// A pg_control that cannot be read does not make the server any less alive.
@@ -53,6 +53,9 @@ func (a *Agent) stop(ctx context.Context) error {
 		a.log.Warn("pg_control", "error", err)
 	}
 	a.vol.Parked, a.vol.Stopped, a.vol.Out = false, true, nil
+	if !a.plan.Restarts(a.inv.Node) {
+		a.vol.Live, a.vol.Saw = false, 0 // it is not there for what comes, whatever it has answered for
+	}
 	a.saveVolatile()
 	if !a.plan.Restarts(a.inv.Node) {
 		if err := a.do("delete-score", func() error { return a.cluster.DeleteScore(ctx, a.inv.Node) }); err != nil {
@@ -83,9 +86,9 @@ func (a *Agent) afterStop(ctx context.Context, f facts) {
 	}
 }
 
-// leave writes down that this node goes while a primary runs elsewhere, as far as it knows; also where its server has died
-// before. Where the primary has ended, its note says what there is to have.
-func (a *Agent) leave(ctl pgdisk.Control) {
+// leave writes down that this standby goes while a primary runs, as far as it knows. Where the primary has ended, its note
+// says what there is to have.
+func (a *Agent) leave() {
 	know := baton.Knowledge{Note: a.state.Note, Claims: a.state.Claims}
 	// It has seen one since it booted, or the plan has one and leaves it alone.
 	runs := a.vol.Live || slices.ContainsFunc(a.plan.Promoted, func(n string) bool { return n != a.inv.Node && !pacemaker.Contains(a.plan.Demote, n) })
@@ -98,10 +101,6 @@ func (a *Agent) leave(ctl pgdisk.Control) {
 		if c.State == baton.Effective || (c.Open() && c.Node != a.inv.Node) {
 			left.Primary, left.Timeline = c.Node, c.Timeline
 		}
-	}
-	wasStandby := ctl.State == pgdisk.InArchiveRecovery || ctl.State == pgdisk.ShutDownInRecovery
-	if left.Primary == a.inv.Node || left.Timeline == 0 && !wasStandby {
-		return // it was the last primary itself
 	}
 	a.state.Left = left
 	if err := a.save("save-left"); err != nil {

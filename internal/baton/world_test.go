@@ -334,9 +334,13 @@ func (n *sim) candidate() baton.Candidate {
 
 // leave mirrors stop.go.
 func (w *world) leave(n *sim) {
-	n.running, n.stopped = false, true
+	live := n.live
+	n.running, n.stopped, n.live, n.attended = false, true, false, 0
+	if n.ctl != inRecovery {
+		return
+	}
 	primary := slices.ContainsFunc(w.nodes, func(o *sim) bool { return o.writable }) // as the plan says
-	if _, err := (baton.Knowledge{Note: n.note, Claims: n.claims}).Usable(""); err == nil || !n.live && !primary || n.left != nil {
+	if _, err := (baton.Knowledge{Note: n.note, Claims: n.claims}).Usable(""); err == nil || !live && !primary || n.left != nil {
 		return
 	}
 	left := &baton.Left{}
@@ -344,9 +348,6 @@ func (w *world) leave(n *sim) {
 		if c.State == baton.Effective || c.Open() && c.Node != n.name {
 			left = &baton.Left{Primary: c.Node, Timeline: c.Timeline}
 		}
-	}
-	if left.Primary == n.name || left.Timeline == 0 && n.ctl != inRecovery {
-		return
 	}
 	n.left = left
 }
