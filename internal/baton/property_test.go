@@ -86,7 +86,7 @@ func (l *life) step(t *rapid.T, seen map[string]int) {
 		can    bool
 		do     func(*rapid.T)
 	}{
-		{"write", 10, primary, l.write},
+		{"write", 10, primary && l.quorum(), l.write}, // without a quorum Pacemaker stops it
 		{"stream", 10, primary && standby, l.stream},
 		{"handover", 8, primary && standby, l.handover},
 		{"rejoin", 8, primary && standby, l.rejoin},
@@ -95,6 +95,7 @@ func (l *life) step(t *rapid.T, seen map[string]int) {
 		{"monitor", 3, primary || standby, l.monitor},
 		{"stop", 2, standby, l.stop},
 		{"start", 8, stopped, l.start},
+		{"long gone", 2, primary && standby, l.longGone},
 		{"power on", 10, off, l.powerOn},
 		{"power off", 1, on, l.powerOff},
 		{"blackout", 1, on, l.blackout},
@@ -199,9 +200,6 @@ func (l *life) one(what string, ok func(*sim) bool) *sim {
 
 func (l *life) write(*rapid.T) {
 	n := l.one("primary", func(n *sim) bool { return n.writable })
-	if l.members() <= len(l.nodes)/2 {
-		l.Skip("no quorum: Pacemaker stops it")
-	}
 	for range rapid.IntRange(1, 3).Draw(l.T, "records") {
 		l.commit(n)
 	}
@@ -215,14 +213,15 @@ func (l *life) stream(*rapid.T) {
 	}
 }
 
-// members counts the nodes that are members of the cluster.
-func (l *life) members() (n int) {
-	for _, o := range l.nodes {
-		if o.on {
-			n++
+// quorum reports whether most of the nodes are members of the cluster, with or without an instance.
+func (l *life) quorum() bool {
+	members := 0
+	for _, n := range l.nodes {
+		if n.on {
+			members++
 		}
 	}
-	return n
+	return members > len(l.nodes)/2
 }
 
 // stop ends a standby in good order, or what is left of one: its node stays a member.
@@ -237,6 +236,42 @@ func (l *life) start(*rapid.T) {
 	l.tell("start %s", n.name)
 	l.startAsStandby(n)
 	n.publish(nil, nil)
+}
+
+// longGone has the primary go on while the others are stopped or without power, and be lost itself before some of them are
+// back: who knows how it ended?
+func (l *life) longGone(*rapid.T) {
+	old := l.one("primary", func(n *sim) bool { return n.writable })
+	others := slices.DeleteFunc(slices.Clone(l.nodes), func(n *sim) bool { return n == old || !n.on || !n.running })
+	for _, n := range others {
+		switch rapid.IntRange(0, 2).Draw(l.T, "goes "+n.name) {
+		case 1:
+			l.leave(n)
+			l.tell("stop %s: %+v", n.name, n.left)
+		case 2:
+			l.world.powerOff(n)
+		}
+	}
+	if l.quorum() {
+		l.commit(old)
+		for _, n := range others {
+			l.world.stream(n, old, 0, true)
+		}
+		l.commit(old)
+	}
+	l.world.powerOff(old)
+	for _, n := range others {
+		if rapid.IntRange(0, 2).Draw(l.T, "back "+n.name) == 0 {
+			continue
+		}
+		if !n.on {
+			l.world.powerOn(n)
+		} else if !n.running {
+			l.startAsStandby(n)
+			n.publish(nil, nil)
+		}
+	}
+	l.retry(l.T)
 }
 
 // handover is what Pacemaker does for a move or when the primary's node leaves.
