@@ -53,6 +53,7 @@ type Agent struct {
 	// resting is where the instance ended, as long as pg_control is restingControl: reading the WAL of a crashed one takes long.
 	resting        *baton.Candidate
 	restingControl pgdisk.Control
+	online         []string // the members of the cluster, once they were asked for
 	// tending: the sentinel runs this monitor itself. Its parameters may be older than those of a monitor before it.
 	tending bool
 	// unlocked: somebody else works on the instance, or there is nowhere to lock. A monitor then looks and touches nothing.

@@ -54,6 +54,8 @@ type Cluster interface {
 	Ours(ctx context.Context) (bool, error)
 	// PromotedBut is another node than this that has the promoted role for Pacemaker, "" if there is none.
 	PromotedBut(ctx context.Context, node string) (string, error)
+	// Online are the nodes that are members, with Pacemaker running.
+	Online(ctx context.Context) ([]string, error)
 	// Incarnation tells one life of attrd from the next: with it go scores and private attributes. known is what it was
 	// the last time, which is cheaper to confirm than to find.
 	Incarnation(known string) string
@@ -256,6 +258,20 @@ func (c *liveCluster) PromotedBut(ctx context.Context, node string) (string, err
 		}
 	}
 	return "", nil
+}
+
+func (c *liveCluster) Online(ctx context.Context) ([]string, error) {
+	st, err := pacemaker.ReadState(ctx, c.run)
+	if err != nil {
+		return nil, err
+	}
+	var list []string
+	for _, n := range st.Nodes {
+		if n.Online && !n.Pending && !n.Unclean {
+			list = append(list, n.Name)
+		}
+	}
+	return list, nil
 }
 
 func (c *liveCluster) Incarnation(known string) string {

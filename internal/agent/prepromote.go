@@ -81,7 +81,7 @@ func (a *Agent) prePromoteTarget(ctx context.Context) error {
 	note, _ := baton.Knowledge{Note: a.state.Note, Claims: a.state.Claims}.Usable(challenge.Nonce)
 	verdict, heard := a.awaitVerdict(ctx, challenge, note, sess)
 	a.hear(heard, challenge.Nonce)
-	if verdict.Unreachable && !verdict.Behind && a.recorded(challenge, heard) == nil {
+	if verdict.Unreachable && !verdict.Behind && a.recorded(ctx, challenge, heard) == nil {
 		if recorded, err := a.recordClaim(ctx, challenge, heard); err != nil || recorded {
 			return err
 		}
@@ -109,7 +109,7 @@ func (a *Agent) prePromoteTarget(ctx context.Context) error {
 // configuration. This is for when the quorum that must know of it cannot be had otherwise: a standby is down for
 // maintenance and the primary's node is lost. It aborts the plan; the next one finds it recorded and goes on from here.
 func (a *Agent) recordClaim(ctx context.Context, challenge baton.Challenge, heard []baton.Bulletin) (bool, error) {
-	if len(a.members(heard)) < baton.Quorum(len(a.participants())) {
+	if len(a.members(ctx, heard)) < baton.Quorum(len(a.participants())) {
 		return false, nil
 	}
 	a.log.Info("too few nodes run an instance to store the claim: it goes into the cluster's configuration", "claim", challenge.Claim)
@@ -125,17 +125,24 @@ func (a *Agent) recordClaim(ctx context.Context, challenge baton.Challenge, hear
 
 // recorded lists the participants that have the claim in their copy of the cluster's configuration, nil if it is not
 // there.
-func (a *Agent) recorded(challenge baton.Challenge, list []baton.Bulletin) []string {
+func (a *Agent) recorded(ctx context.Context, challenge baton.Challenge, list []baton.Bulletin) []string {
 	if a.vol.Recorded == "" || a.vol.Recorded != challenge.Nonce {
 		return nil
 	}
-	return a.members(list)
+	return a.members(ctx, list)
 }
 
-// members are the participants that are members of the cluster now: attributes go with their node.
-func (a *Agent) members(list []baton.Bulletin) []string {
+// members are the participants that are members of the cluster now: attributes go with their node. One that was booted and
+// runs no instance has published nothing since, and is told by Pacemaker's word alone.
+func (a *Agent) members(ctx context.Context, list []baton.Bulletin) []string {
+	if a.online == nil {
+		var err error
+		if a.online, err = a.cluster.Online(ctx); err != nil {
+			a.log.Warn("which nodes are online is not known", "error", err)
+		}
+	}
 	return slices.DeleteFunc(a.participants(), func(n string) bool {
-		return n != a.inv.Node && !slices.ContainsFunc(list, func(b baton.Bulletin) bool { return b.Node == n })
+		return n != a.inv.Node && !slices.Contains(a.online, n) && !slices.ContainsFunc(list, func(b baton.Bulletin) bool { return b.Node == n })
 	})
 }
 
@@ -161,7 +168,7 @@ func (a *Agent) ordered(ctx context.Context, challenge baton.Challenge, heard []
 	}
 	v := baton.Decide(baton.Question{
 		Self: self, Bulletins: heard, Challenge: challenge, Participants: a.participants(), Available: a.present(heard),
-		Recorded: a.recorded(challenge, heard), Demoted: a.demoted(), Settled: true, MaxLag: a.params.MaxLag, Ordered: order,
+		Recorded: a.recorded(ctx, challenge, heard), Demoted: a.demoted(), Settled: true, MaxLag: a.params.MaxLag, Ordered: order,
 	})
 	if v.Outcome != baton.Promote {
 		return v, nil
@@ -257,7 +264,7 @@ func (a *Agent) awaitVerdict(ctx context.Context, challenge baton.Challenge, not
 		}
 		q := baton.Question{
 			Self: self, Bulletins: list, Challenge: challenge, Participants: a.participants(), Available: a.present(list),
-			Recorded: a.recorded(challenge, list), Demoted: a.demoted(), MaxLag: a.params.MaxLag,
+			Recorded: a.recorded(ctx, challenge, list), Demoted: a.demoted(), MaxLag: a.params.MaxLag,
 		}
 		v = baton.Decide(q)
 		if v.Outcome != baton.Wait {

@@ -153,7 +153,7 @@ func (a *Agent) question(ctx context.Context, sess *postgres.Session) (baton.Que
 	q.Self = self
 	if h := a.heard(); h != nil {
 		q.Challenge, q.Bulletins, q.Ordered = h.Challenge, h.Bulletins, h.Ordered
-		q.Recorded, q.Available = a.recorded(q.Challenge, q.Bulletins), a.present(q.Bulletins)
+		q.Recorded, q.Available = a.recorded(ctx, q.Challenge, q.Bulletins), a.present(q.Bulletins)
 		return q, nil
 	}
 	if q.Bulletins, err = a.others(ctx); err != nil {
@@ -172,7 +172,7 @@ func (a *Agent) question(ctx context.Context, sess *postgres.Session) (baton.Que
 	for _, b := range q.Bulletins {
 		if b.Node == a.inv.Node && b.Challenge != nil && b.Challenge.Nonce == a.vol.Challenge && a.vol.Challenge != "" {
 			q.Challenge = *b.Challenge
-			q.Recorded, q.Available = a.recorded(q.Challenge, q.Bulletins), a.present(q.Bulletins)
+			q.Recorded, q.Available = a.recorded(ctx, q.Challenge, q.Bulletins), a.present(q.Bulletins)
 			return q, nil
 		}
 	}
