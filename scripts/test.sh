@@ -68,7 +68,7 @@ lab() { go test -count=1 -timeout 5m -v ./internal/lab; }
 second='^(TestRollBack|TestHandoverWhile|TestQuorum|TestVersions|TestOCFTester|TestMonitor|TestBadInput|TestFailure|TestColdStart|TestShape|TestMaxLag|TestTraps_Cluster|TestHung|TestSlowIsNotDead)'
 
 # Left to make soak, said aloud, because they are long.
-later=${PGBATON_E2E_LATER-'^(TestNetwork|TestTwins|TestKill|TestConsole_Killed|TestSetup_Killed|TestConsole_Check|TestColdStart|TestRewindKilled|TestHung|TestSlowIsNotDead|TestTasks|TestSetup_New)$'}
+later=${PGBATON_E2E_LATER-'^(TestNetwork|TestTwins|TestKill|TestConsole_Killed|TestSetup_Killed|TestConsole_Check|TestColdStart|TestRewindKilled|TestHung|TestSlowIsNotDead|TestTasks|TestSetup_New|TestLateReturns)$'}
 
 # make soak sets another limit, and what more to test: see scripts/soak.sh.
 e2e_limit=${PGBATON_E2E_TIMEOUT:-25m}
