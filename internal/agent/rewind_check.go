@@ -128,9 +128,11 @@ func (a *Agent) checkSource(ctx context.Context, src rewindSource) error {
 	}
 }
 
-// recoverCrash brings a data directory that was not shut down cleanly to where pg_rewind can begin.
+// recoverCrash brings a data directory that was not shut down cleanly to where pg_rewind can begin. So does it with that of a
+// standby that has gone over to another timeline and had no checkpoint there: pg_rewind takes the timeline of its last
+// checkpoint for its own (until version 16), and would look for the WAL behind the fork on that one.
 func (a *Agent) recoverCrash(ctx context.Context, ctl pgdisk.Control, src rewindSource) (pgdisk.Control, error) {
-	if ctl.State == pgdisk.ShutDown || ctl.State == pgdisk.ShutDownInRecovery {
+	if ctl.State == pgdisk.ShutDown || (ctl.State == pgdisk.ShutDownInRecovery && ctl.CheckPointTimeline >= ctl.MinRecoveryTimeline) {
 		return ctl, nil
 	}
 	if _, err := os.Stat(filepath.Join(a.pg.DataDir, "backup_label")); err == nil {
