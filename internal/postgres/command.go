@@ -144,8 +144,9 @@ func (i *Instance) SingleUserArgs() []string {
 		args = append(args, "-c", "data_directory="+i.DataDir)
 	}
 	args = append(args, i.StartArgs...)
-	// Whatever it still writes, nobody needs.
-	return append(args, "-c", "archive_mode=off", "template1")
+	// Whatever it still writes, nobody needs. Its checkpoint must not remove what pg_rewind reads: all WAL since the last common
+	// checkpoint, which may be an earlier one than where the recovery begins.
+	return append(args, "-c", "archive_mode=off", "-c", "wal_keep_size=1TB", "template1")
 }
 
 // run runs a program as the server's user in the data directory. Its whole process group ends with the context.
