@@ -139,10 +139,12 @@ func (a *Agent) prePromoteOther(ctx context.Context) error {
 		return challenge != nil, nil
 	})
 	if err == nil && !answered {
-		return a.answerTo(ctx, challenge)
+		if err := a.answerTo(ctx, challenge); err != nil {
+			return err
+		}
 	}
-	// Answered in post-demote; but a target whose attempt was cut short since then asks anew. Or nothing is asked yet:
-	// Pacemaker under load runs one action at a time, and the target's may come only when this one has ended.
+	// Answered; but a target whose attempt was cut short asks anew, and this may have been the old challenge. Or nothing is
+	// asked yet: Pacemaker under load runs one action at a time, and the target's may come only when this one has ended.
 	if err != nil {
 		a.log.Info("no challenge yet: answering when it comes", "error", err)
 	}
