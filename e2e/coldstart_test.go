@@ -107,6 +107,7 @@ func (s *scenario) cleanStop(after time.Duration, first ...string) {
 	}
 	wg.Wait()
 	s.stage("all nodes are down")
+	stopped := s.logs.Count() // the role was passed on before the last node had stopped
 	began := s.powerOn(first...)
 	for end := time.Now().Add(after); time.Now().Before(end) && len(first) == 1; time.Sleep(200 * time.Millisecond) {
 		if out, err := s.lab.SQL(s.ctx, first[0], "SELECT pg_is_in_recovery()"); err == nil && out == "f" {
@@ -121,19 +122,19 @@ func (s *scenario) cleanStop(after time.Duration, first ...string) {
 	now := s.newPrimary(was, "")
 	s.must(s.load.AwaitAck(s.within(roleLimit)))
 	s.stage("%s is primary, %.1f s after enough nodes were on", now, time.Since(began).Seconds())
-	s.coldStartIsQuick(now)
+	s.coldStartIsQuick(now, stopped)
 	r := s.finish()
 	s.outage(r, "stop", 0)
 }
 
-// coldStartIsQuick checks the time from the last start of an instance that was needed to the promotion, by the agents'
-// logs.
-func (s *scenario) coldStartIsQuick(now string) {
+// coldStartIsQuick checks the time from the last start of an instance that was needed to the promotion, by the lines of the
+// agents' logs from number since on.
+func (s *scenario) coldStartIsQuick(now string, since int) {
 	s.t.Helper()
-	promoted, err := s.logs.Await(s.within(roleLimit), 0, "the promotion of "+now, func(l follow.Line) bool { return l.Node == now && l.Msg == "promoted" })
+	promoted, err := s.logs.Await(s.within(roleLimit), since, "the promotion of "+now, func(l follow.Line) bool { return l.Node == now && l.Msg == "promoted" })
 	s.must(err)
 	var started time.Time
-	for _, l := range s.logs.From(0) {
+	for _, l := range s.logs.From(since) {
 		if l.Node == now && l.Msg == "start" && l.Time.Before(promoted.Time) {
 			started = l.Time
 		}

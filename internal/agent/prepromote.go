@@ -271,6 +271,9 @@ func (a *Agent) awaitVerdict(ctx context.Context, challenge baton.Challenge, not
 			return true, nil
 		}
 		needAnswers = !v.Answered
+		if a.hear(list, challenge.Nonce); v.Answered && a.cold {
+			patience = min(patience, crashStallLimit) // there has been no primary since the nodes booted that could send
+		}
 		if !v.Answered && !v.Behind && (v.Unreachable || now.Sub(began) > silenceLimit) {
 			return true, nil
 		}
