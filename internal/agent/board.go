@@ -61,7 +61,7 @@ func (a *Agent) identify(ctl pgdisk.Control) bool {
 	if a.state.SystemID != 0 {
 		a.log.Warn("another database cluster than before (pg_upgrade, initdb?): what was known of the old one is forgotten",
 			"system_identifier", ctl.SystemIdentifier, "was", a.state.SystemID, "note", a.state.Note, "claims", len(a.state.Claims))
-		a.state.Note, a.state.Claims, a.state.Refusal, a.state.Left = nil, nil, nil, nil
+		a.state.Note, a.state.Claims, a.state.Refusal, a.state.Left, a.state.Away = nil, nil, nil, nil, false
 		a.vol.Asking, a.vol.LastAnswer, a.vol.Primary, a.vol.Asked, a.vol.Heard = nil, nil, nil, nil, nil
 	}
 	if len(a.state.Claims) == 0 {
@@ -132,7 +132,7 @@ const answerLimit = 500 * time.Millisecond
 
 // answer is this node's reply to a challenge: where its WAL ends now.
 func (a *Agent) answer(ctx context.Context, challenge string) *baton.Answer {
-	ans := &baton.Answer{Challenge: challenge, Live: a.vol.Live, Saw: a.vol.Saw, Left: a.state.Left != nil}
+	ans := &baton.Answer{Challenge: challenge, Live: a.vol.Live, Saw: a.vol.Saw, Left: a.state.Left != nil, Alone: a.leftAlone(), Away: a.state.Away}
 	if ans.Unfit = a.unfit(); ans.Unfit != "" {
 		return ans
 	}

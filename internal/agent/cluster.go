@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -56,6 +57,8 @@ type Cluster interface {
 	PromotedBut(ctx context.Context, node string) (string, error)
 	// Online are the nodes that are members, with Pacemaker running.
 	Online(ctx context.Context) ([]string, error)
+	// Quorate reports whether the partition of this node has quorum.
+	Quorate(ctx context.Context) (bool, error)
 	// Incarnation tells one life of attrd from the next: with it go scores and private attributes. known is what it was
 	// the last time, which is cheaper to confirm than to find.
 	Incarnation(known string) string
@@ -272,6 +275,14 @@ func (c *liveCluster) Online(ctx context.Context) ([]string, error) {
 		}
 	}
 	return list, nil
+}
+
+func (c *liveCluster) Quorate(ctx context.Context) (bool, error) {
+	st, err := pacemaker.ReadState(ctx, c.run)
+	if err == nil && st.DC == "" {
+		err = errors.New("there is no DC")
+	}
+	return st.Quorum, err
 }
 
 func (c *liveCluster) Incarnation(known string) string {

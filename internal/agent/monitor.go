@@ -231,8 +231,8 @@ func (a *Agent) monitorStandby(ctx context.Context, f facts) error {
 	}
 	if st.Streaming && !a.unlocked {
 		a.witness(timeline)
-		if caughtUp && a.state.Left != nil {
-			a.state.Left = nil
+		if caughtUp && (a.state.Left != nil || a.state.Away) {
+			a.state.Left, a.state.Away = nil, false
 			if err := a.save("caught-up"); err != nil {
 				return err
 			}

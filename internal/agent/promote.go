@@ -311,7 +311,7 @@ func (a *Agent) conclude(ctx context.Context, sess *postgres.Session, claim bato
 		claim.CRC = a.identity(pgdisk.OpenWAL(a.pg.DataDir, ctl), claim.Timeline)
 	}
 	a.details["timeline"] = strconv.FormatUint(uint64(claim.Timeline), 10)
-	a.state.Refusal, a.state.Left = nil, nil
+	a.state.Refusal, a.state.Left, a.state.Away = nil, nil, false
 	a.state.Claims = baton.MergeClaims(a.state.Claims, []baton.Claim{claim})
 	if err := a.save("save-effective"); err != nil {
 		a.log.Error("claim not marked as effective", "error", err)

@@ -153,7 +153,7 @@ func (a *Agent) tend(ctx context.Context, since time.Time, last *time.Time) {
 	behind := false
 	if now.Sub(since) < tendFor {
 		st, err := a.store.Load()
-		behind = err == nil && st.Left != nil
+		behind = err == nil && (st.Left != nil || st.Away)
 	}
 	if !restarted && !refused && !behind && vol.Stall == nil {
 		return

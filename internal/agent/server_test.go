@@ -31,6 +31,7 @@ type memory struct {
 	published []baton.Bulletin
 	score     pacemaker.Score
 	status    string
+	alone     bool // without quorum
 }
 
 func (m *memory) Publish(_ context.Context, b baton.Bulletin) error {
@@ -61,6 +62,8 @@ func (m *memory) SetStatus(_ context.Context, text string) error {
 	m.status = text
 	return nil
 }
+
+func (m *memory) Quorate(context.Context) (bool, error) { return !m.alone, nil }
 
 func (m *memory) StatusInCIB(context.Context, string) (string, error) { return m.status, nil }
 
@@ -235,12 +238,14 @@ func TestStop_Leaves(t *testing.T) {
 		died   bool
 		live   bool
 		demote []string
+		alone  bool
 		want   bool
 	}{
-		{"nobody is known to be primary", false, false, []string{"n1"}, false},
-		{"its server has died", true, true, nil, true},
-		{"nothing left of it to stop", true, false, nil, true},
-		{"it runs, and has seen a primary", false, true, []string{"n1"}, true},
+		{"nobody is known to be primary", false, false, []string{"n1"}, false, false},
+		{"its server has died", true, true, nil, false, true},
+		{"nothing left of it to stop", true, false, nil, false, true},
+		{"it runs, and has seen a primary", false, true, []string{"n1"}, false, true},
+		{"its node has lost the quorum", false, true, []string{"n1"}, true, true},
 	} {
 		if pm, err := i.Postmaster(); !tt.died && err != nil {
 			p.start(i, "ready")
@@ -250,12 +255,13 @@ func TestStop_Leaves(t *testing.T) {
 		}
 		a, _ := p.agent(i, "n3", "stop")
 		a.vol.Live = tt.live
+		a.cluster.(*memory).alone = tt.alone
 		a.plan.Promoted, a.plan.Demote = []string{"n1"}, tt.demote
 		if err := a.stop(within(t, 20*time.Second)); err != nil {
 			t.Fatal(err)
 		}
-		if st, err := a.store.Load(); err != nil || (st.Left != nil) != tt.want {
-			t.Errorf("%s: it left: %+v (%v), want %t", tt.name, st.Left, err, tt.want)
+		if st, err := a.store.Load(); err != nil || (st.Left != nil) != tt.want || st.Away == tt.alone || tt.want && st.Left.Alone != tt.alone {
+			t.Errorf("%s: it left: %+v, away %t (%v), want %t", tt.name, st.Left, st.Away, err, tt.want)
 		}
 		os.RemoveAll(a.store.Dir)
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io/fs"
 	"slices"
+	"time"
 
 	"github.com/pgbaton/pgbaton/internal/baton"
 	"github.com/pgbaton/pgbaton/internal/ocf"
@@ -24,8 +25,8 @@ func (a *Agent) stop(ctx context.Context) error {
 	if errors.As(lookErr, &foreign) {
 		return ocf.Errorf(ocf.ErrGeneric, "%w: end it by hand", foreign)
 	}
-	if f.role == standby || f.control.State == pgdisk.InArchiveRecovery || f.control.State == pgdisk.ShutDownInRecovery {
-		a.leave() // also what has died before
+	if wasStandby := f.role == standby || f.control.State == pgdisk.InArchiveRecovery || f.control.State == pgdisk.ShutDownInRecovery; wasStandby || !a.plan.Restarts(a.inv.Node) {
+		a.leave(ctx, wasStandby) // also what has died before
 	}
 	a.serving = f.role == primary
 	// A pg_control that cannot be read does not make the server any less alive.
@@ -86,24 +87,53 @@ func (a *Agent) afterStop(ctx context.Context, f facts) {
 	}
 }
 
-// leave writes down that this standby goes while a primary runs, as far as it knows. Where the primary has ended, its note
-// says what there is to have.
-func (a *Agent) leave() {
-	know := baton.Knowledge{Note: a.state.Note, Claims: a.state.Claims}
-	// It has seen one since it booted, or the plan has one and leaves it alone.
-	runs := a.vol.Live || slices.ContainsFunc(a.plan.Promoted, func(n string) bool { return n != a.inv.Node && !pacemaker.Contains(a.plan.Demote, n) })
-	if _, err := know.Usable(""); err == nil || !runs || a.state.Left != nil {
+// quorateLimit is how long a stop waits for Pacemaker's word on the quorum.
+const quorateLimit = 2 * time.Second
+
+// primaryStays reports whether another node has the role by the plan, and keeps it.
+func (a *Agent) primaryStays() bool {
+	return slices.ContainsFunc(a.plan.Promoted, func(n string) bool { return n != a.inv.Node && !pacemaker.Contains(a.plan.Demote, n) })
+}
+
+// leave writes down that this instance goes: a standby while a primary runs, as far as it knows, misses what is committed
+// from now on; where the primary has ended, its note says what there is to have. And whatever was there, the next primary may
+// go on without it, with a quorum to which its node belongs.
+func (a *Agent) leave(ctx context.Context, wasStandby bool) {
+	brief, cancel := context.WithTimeout(ctx, quorateLimit)
+	defer cancel()
+	quorate, err := a.cluster.Quorate(brief)
+	if err != nil {
+		a.log.Warn("whether this node has quorum is not known", "error", err)
+	}
+	alone := err == nil && !quorate
+	was := a.state
+	a.state.Away = a.state.Away || !alone
+	if wasStandby && a.state.Left == nil {
+		a.state.Left = a.leaves(alone)
+	}
+	if a.state.Away == was.Away && a.state.Left == was.Left {
 		return
 	}
-	left := &baton.Left{Primary: "another node"}
+	if err := a.save("save-left"); err != nil {
+		a.log.Error("not written down that a primary runs without this node, or may", "error", err)
+	}
+}
+
+// leaves is what a standby leaves behind that stops now, nil if nothing.
+func (a *Agent) leaves(alone bool) *baton.Left {
+	know := baton.Knowledge{Note: a.state.Note, Claims: a.state.Claims}
+	// There is one, whatever this node has not heard yet of a note that it used up; or this node has seen one since it booted.
+	if _, err := know.Usable(""); !a.primaryStays() && (err == nil || !a.vol.Live) {
+		return nil
+	}
+	left := &baton.Left{Primary: "another node", Alone: alone}
 	for _, c := range a.state.Claims {
 		// It may not have heard yet that somebody's claim took effect.
 		if c.State == baton.Effective || (c.Open() && c.Node != a.inv.Node) {
 			left.Primary, left.Timeline = c.Node, c.Timeline
 		}
 	}
-	a.state.Left = left
-	if err := a.save("save-left"); err != nil {
-		a.log.Error("not written down that a primary runs without this node", "error", err)
-	}
+	return left
 }
+
+func (a *Agent) leftAlone() bool { return a.state.Left != nil && a.state.Left.Alone }

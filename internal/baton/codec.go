@@ -107,7 +107,8 @@ func Decode(s string) (Bulletin, error) {
 				Position: pgdisk.Position{Timeline: pgdisk.TimelineID(p.num(32)), LSN: p.lsn()}, Identity: p.hex(),
 			}
 			f := p.raw()
-			b.Answer.Writable, b.Answer.Live, b.Answer.Left = strings.Contains(f, "w"), strings.Contains(f, "l"), strings.Contains(f, "b")
+			b.Answer.Writable, b.Answer.Live = strings.Contains(f, "w"), strings.Contains(f, "l")
+			b.Answer.Left, b.Answer.Alone, b.Answer.Away = strings.Contains(f, "b"), strings.Contains(f, "a"), strings.Contains(f, "s")
 			b.Answer.Unfit = p.text()
 			if len(p.list) > 0 {
 				b.Answer.Saw = p.num(64)
@@ -207,6 +208,12 @@ func flags(a Answer) string {
 	}
 	if a.Left {
 		s += "b" // it is behind
+	}
+	if a.Alone {
+		s += "a"
+	}
+	if a.Away {
+		s += "s" // it was stopped
 	}
 	return s
 }

@@ -162,7 +162,7 @@ func decideLone(q Question, know Knowledge, note *Note) Verdict {
 // Whoever was there when the last primary was gone vouches for it that no more is lost than replication lagged. After a
 // cold start nobody was. Then a quorum that did not leave before must have answered: the last primary committed only as
 // long as its node was a member of a quorum, and a node of that may have run no instance, or may run one again that was
-// without power meanwhile.
+// without power meanwhile. Who was stopped for want of a quorum was in none without an instance.
 func elect(q Question, know Knowledge, answers map[string]Answer, avoid []Claim, note *Note, noteErr error) Verdict {
 	if s := silent(q, answers); len(s) > 0 && !q.Settled {
 		return wait("no answer yet from %s", names(s))
@@ -181,7 +181,7 @@ func elect(q Question, know Knowledge, answers map[string]Answer, avoid []Claim,
 			return refuse("%s has more WAL: it ends at %s, %s at %s", node, a.Position, q.Self.Node, q.Self.Position)
 		}
 		stayed = stayed || sawItGo(node, a, know.newest(q.Self.Node, q.Challenge.Nonce))
-		if !a.Left {
+		if !a.Away && (!a.Left || a.Alone) {
 			kept++
 		}
 	}

@@ -214,15 +214,7 @@ func (l *life) stream(*rapid.T) {
 }
 
 // quorum reports whether most of the nodes are members of the cluster, with or without an instance.
-func (l *life) quorum() bool {
-	members := 0
-	for _, n := range l.nodes {
-		if n.on {
-			members++
-		}
-	}
-	return members > len(l.nodes)/2
-}
+func (l *life) quorum() bool { return l.members() > len(l.nodes)/2 }
 
 // stop ends a standby in good order, or what is left of one: its node stays a member.
 func (l *life) stop(*rapid.T) {
@@ -416,6 +408,12 @@ func (l *life) attempt(target *sim, sight, answering []string, settled bool) boo
 
 func (l *life) powerOff(*rapid.T) {
 	l.world.powerOff(l.one("node", func(n *sim) bool { return n.on }))
+	for _, o := range l.nodes {
+		if o.on && o.running && !o.writable && !l.quorate() && rapid.IntRange(0, 3).Draw(l.T, "stopped "+o.name) > 0 {
+			l.leave(o) // by Pacemaker, unless the power goes first
+			l.tell("%s is stopped for want of a quorum: %+v", o.name, o.left)
+		}
+	}
 }
 
 func (l *life) powerOn(*rapid.T) {

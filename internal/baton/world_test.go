@@ -49,6 +49,7 @@ type sim struct {
 	note    *baton.Note
 	claims  []baton.Claim
 	left    *baton.Left
+	away    bool // it was stopped while its node had quorum, and has not caught up since
 
 	// What it does not.
 	running, writable bool
@@ -208,7 +209,7 @@ func (w *world) stream(s, from *sim, limit int, flush bool) bool {
 	s.live = true
 	s.attend()
 	if from.writable && len(s.log) == len(from.log) {
-		s.left = nil
+		s.left, s.away = nil, false
 	}
 	if from.identity(from.timeline()) == w.last {
 		s.saw = w.last
@@ -263,13 +264,19 @@ func (w *world) powerOn(n *sim) {
 	n.on = true
 	w.startAsStandby(n)
 	n.publish(nil, nil)
+	for _, o := range w.nodes {
+		if o.on && o.stopped && o.ctl == inRecovery && o.left != nil && o.left.Alone && w.quorate() {
+			w.startAsStandby(o)
+			o.publish(nil, nil)
+		}
+	}
 }
 
 // clone makes a node's data anew from the primary's.
 func (w *world) clone(n, from *sim) {
 	w.tell("clone %s from %s", n.name, from.name)
 	n.log, n.flushed, n.files = slices.Clone(from.log), len(from.log), maps.Clone(from.files)
-	n.left = nil
+	n.left, n.away = nil, false
 	n.ctl, n.running = inRecovery, true
 }
 
@@ -332,15 +339,29 @@ func (n *sim) candidate() baton.Candidate {
 	}
 }
 
+// members counts the nodes that are members of the cluster.
+func (w *world) members() (n int) {
+	for _, o := range w.nodes {
+		if o.on {
+			n++
+		}
+	}
+	return n
+}
+
+// quorate is Corosync's word on the quorum: of two nodes one will do (two_node).
+func (w *world) quorate() bool { return w.members() > len(w.nodes)/2 || len(w.nodes) == 2 }
+
 // leave mirrors stop.go.
 func (w *world) leave(n *sim) {
 	live := n.live
 	n.running, n.stopped, n.live, n.attended = false, true, false, 0
+	n.away = n.away || w.quorate()
 	if n.ctl != inRecovery {
 		return
 	}
 	primary := slices.ContainsFunc(w.nodes, func(o *sim) bool { return o.writable }) // as the plan says
-	if _, err := (baton.Knowledge{Note: n.note, Claims: n.claims}).Usable(""); err == nil || !live && !primary || n.left != nil {
+	if _, err := (baton.Knowledge{Note: n.note, Claims: n.claims}).Usable(""); n.left != nil || !primary && (err == nil || !live) {
 		return
 	}
 	left := &baton.Left{}
@@ -349,13 +370,14 @@ func (w *world) leave(n *sim) {
 			left = &baton.Left{Primary: c.Node, Timeline: c.Timeline}
 		}
 	}
+	left.Alone = !w.quorate()
 	n.left = left
 }
 
 func (n *sim) answer(challenge string) *baton.Answer {
 	return &baton.Answer{
 		Challenge: challenge, SystemID: 7, Position: n.position(), Identity: n.identity(n.timeline()),
-		Writable: n.writable, Live: n.live, Saw: n.attended, Left: n.left != nil, Unfit: n.unfit(),
+		Writable: n.writable, Live: n.live, Saw: n.attended, Left: n.left != nil, Alone: n.left != nil && n.left.Alone, Away: n.away, Unfit: n.unfit(),
 	}
 }
 
@@ -419,6 +441,9 @@ func (w *world) leaveNote(n *sim) {
 
 // startAsStandby mirrors start.go.
 func (w *world) startAsStandby(n *sim) {
+	if n.left != nil && n.left.Alone && slices.ContainsFunc(w.nodes, func(o *sim) bool { return o.writable }) {
+		n.left = &baton.Left{Primary: n.left.Primary, Timeline: n.left.Timeline}
+	}
 	n.settle()
 	for t, h := range n.files {
 		if t > n.timeline() && baton.IsPlaceholder(h) {
@@ -573,7 +598,7 @@ func (w *world) promote(n *sim, q baton.Question, v baton.Verdict) bool {
 	if started != claim.Timeline {
 		w.violated("%s claimed timeline %d and started %d", n.name, claim.Timeline, started)
 	}
-	n.live, n.attended, n.saw, n.left = true, claim.Seq, w.last, nil
+	n.live, n.attended, n.saw, n.left, n.away = true, claim.Seq, w.last, nil, false
 	for _, b := range q.Bulletins {
 		if b.Answer != nil && b.Answer.Challenge == q.Challenge.Nonce {
 			w.node(b.Node).saw = w.last
