@@ -293,9 +293,10 @@ func (a *Agent) upkeep(ctx context.Context, f facts, st baton.Standing, status s
 			if err := a.keepPlaceholders(ctx, timeline); err != nil {
 				a.log.Warn("history files of numbers that were passed over are not archived", "error", err)
 			}
-			if err := a.forgetClaim(ctx); err != nil {
-				a.log.Warn("the claim in the cluster's configuration is not removed", "error", err)
-			}
+		}
+		// Also who is primary no more: it may not be for a long time.
+		if err := a.forgetClaim(ctx); err != nil {
+			a.log.Warn("the claim in the cluster's configuration is not removed", "error", err)
 		}
 	}
 	a.passOn()
@@ -377,6 +378,12 @@ func (a *Agent) forgetClaim(ctx context.Context) error {
 	}
 	i := slices.IndexFunc(recorded, func(c baton.Claim) bool { return c.Node == a.inv.Node })
 	if i >= 0 {
+		underWay := func(c baton.Claim) bool {
+			return c.Nonce == recorded[i].Nonce && c.Open() && c.State != baton.Effective
+		}
+		if slices.ContainsFunc(a.state.Claims, underWay) {
+			return nil
+		}
 		list, err := a.others(ctx)
 		if err != nil {
 			return err
