@@ -190,7 +190,7 @@ func (a *Agent) provenSoFar(ctx context.Context, note *baton.Note, sess *postgre
 // their positions.
 func (a *Agent) ask(ctx context.Context, list []baton.Bulletin, sess *postgres.Session) (baton.Challenge, error) {
 	know := baton.Gather(list, "")
-	note, _ := know.Usable("")
+	note, _ := know.UsableFor(a.inv.Node)
 	self, err := a.candidate(ctx, sess, know.Note, false)
 	if err != nil {
 		return baton.Challenge{}, err

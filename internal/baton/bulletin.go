@@ -129,6 +129,12 @@ func Gather(bulletins []Bulletin, challenge string) Knowledge {
 	return k
 }
 
+// UsableFor is Usable for a node that is about to make a claim: it has done with what it only intended before.
+func (k Knowledge) UsableFor(node string) (*Note, error) {
+	k.Claims = slices.DeleteFunc(slices.Clone(k.Claims), func(c Claim) bool { return c.Node == node && c.State == Intended })
+	return k.Usable("")
+}
+
 // Usable returns the newest note if a promotion may still rest on it: nobody has used it up, and no timeline newer than
 // the one it ends was claimed. The claim with nonce own is the one being made and does not count. The error says why it is
 // of no use any more.

@@ -516,7 +516,7 @@ func (w *world) ask(n *sim, sight []string) baton.Challenge {
 	list := w.others(n, sight)
 	n.learn(list)
 	know := baton.Gather(list, "")
-	note, _ := know.Usable("")
+	note, _ := know.UsableFor(n.name)
 	c := baton.Challenge{Claim: w.newClaim(n, know, note)}
 	w.tell("%s asks, sees %s: %s", n.name, strings.Join(sight, ","), c.Claim)
 	c.Nonce = c.Claim.Nonce
