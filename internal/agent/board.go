@@ -132,7 +132,7 @@ const answerLimit = 500 * time.Millisecond
 
 // answer is this node's reply to a challenge: where its WAL ends now.
 func (a *Agent) answer(ctx context.Context, challenge string) *baton.Answer {
-	ans := &baton.Answer{Challenge: challenge, Live: a.vol.Live, Saw: a.vol.Saw, Left: a.state.Left != nil, Alone: a.leftAlone(), Away: a.state.Away}
+	ans := &baton.Answer{Challenge: challenge, Live: a.vol.Live, Saw: a.vol.Saw, Left: a.state.Left != nil, Away: a.state.Away}
 	if ans.Unfit = a.unfit(); ans.Unfit != "" {
 		return ans
 	}

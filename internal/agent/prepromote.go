@@ -202,7 +202,7 @@ func (a *Agent) ask(ctx context.Context, list []baton.Bulletin, sess *postgres.S
 	if err := a.save("save-intent"); err != nil {
 		return c, err
 	}
-	own := &baton.Answer{Challenge: c.Nonce, SystemID: self.SystemID, Position: self.Position, Identity: self.Identity, Live: a.vol.Live, Saw: a.vol.Saw, Left: a.state.Left != nil, Alone: a.leftAlone(), Away: a.state.Away}
+	own := &baton.Answer{Challenge: c.Nonce, SystemID: self.SystemID, Position: self.Position, Identity: self.Identity, Live: a.vol.Live, Saw: a.vol.Saw, Left: a.state.Left != nil, Away: a.state.Away}
 	a.vol.Asking, a.vol.LastAnswer, a.vol.Challenge, a.vol.Asked = &c, own, c.Nonce, nil
 	a.saveVolatile()
 	if err := a.publish(ctx, "publish-challenge", &c, own); err != nil {

@@ -31,9 +31,8 @@ const attemptLimit = 5 * time.Second
 
 // learnAtStart is learnAll for an instance that starts.
 func (a *Agent) learnAtStart(ctx context.Context, ctl pgdisk.Control) (changed bool) {
-	if a.leftAlone() && a.primaryStays() {
-		left := *a.state.Left
-		left.Alone, a.state.Left, changed = false, &left, true // it is in a quorum again that goes on
+	if !a.state.Away && a.primaryStays() {
+		a.state.Away, changed = true, true // until it has caught up
 	}
 	a.learnRecorded(ctx)
 	var silent []string

@@ -25,8 +25,9 @@ func (a *Agent) stop(ctx context.Context) error {
 	if errors.As(lookErr, &foreign) {
 		return ocf.Errorf(ocf.ErrGeneric, "%w: end it by hand", foreign)
 	}
-	if wasStandby := f.role == standby || f.control.State == pgdisk.InArchiveRecovery || f.control.State == pgdisk.ShutDownInRecovery; wasStandby || !a.plan.Restarts(a.inv.Node) {
-		a.leave(ctx, wasStandby) // also what has died before
+	wasStandby := f.role == standby || f.control.State == pgdisk.InArchiveRecovery || f.control.State == pgdisk.ShutDownInRecovery // or has died as one
+	if wasStandby || !a.plan.Restarts(a.inv.Node) {
+		a.leave(ctx, wasStandby)
 	}
 	a.serving = f.role == primary
 	// A pg_control that cannot be read does not make the server any less alive.
@@ -97,7 +98,8 @@ func (a *Agent) primaryStays() bool {
 
 // leave writes down that this instance goes: a standby while a primary runs, as far as it knows, misses what is committed
 // from now on; where the primary has ended, its note says what there is to have. And whatever was there, the next primary may
-// go on without it, with a quorum to which its node belongs.
+// go on without it, with a quorum to which its node belongs; not where it is stopped because its node has lost the quorum, since
+// Pacemaker starts it again as soon as that is back.
 func (a *Agent) leave(ctx context.Context, wasStandby bool) {
 	brief, cancel := context.WithTimeout(ctx, quorateLimit)
 	defer cancel()
@@ -105,11 +107,10 @@ func (a *Agent) leave(ctx context.Context, wasStandby bool) {
 	if err != nil {
 		a.log.Warn("whether this node has quorum is not known", "error", err)
 	}
-	alone := err == nil && !quorate
 	was := a.state
-	a.state.Away = a.state.Away || !alone
+	a.state.Away = a.state.Away || quorate || err != nil
 	if wasStandby && a.state.Left == nil {
-		a.state.Left = a.leaves(alone)
+		a.state.Left = a.leaves()
 	}
 	if a.state.Away == was.Away && a.state.Left == was.Left {
 		return
@@ -120,13 +121,13 @@ func (a *Agent) leave(ctx context.Context, wasStandby bool) {
 }
 
 // leaves is what a standby leaves behind that stops now, nil if nothing.
-func (a *Agent) leaves(alone bool) *baton.Left {
+func (a *Agent) leaves() *baton.Left {
 	know := baton.Knowledge{Note: a.state.Note, Claims: a.state.Claims}
 	// There is one, whatever this node has not heard yet of a note that it used up; or this node has seen one since it booted.
 	if _, err := know.Usable(""); !a.primaryStays() && (err == nil || !a.vol.Live) {
 		return nil
 	}
-	left := &baton.Left{Primary: "another node", Alone: alone}
+	left := &baton.Left{Primary: "another node"}
 	for _, c := range a.state.Claims {
 		// It may not have heard yet that somebody's claim took effect.
 		if c.State == baton.Effective || (c.Open() && c.Node != a.inv.Node) {
@@ -135,5 +136,3 @@ func (a *Agent) leaves(alone bool) *baton.Left {
 	}
 	return left
 }
-
-func (a *Agent) leftAlone() bool { return a.state.Left != nil && a.state.Left.Alone }

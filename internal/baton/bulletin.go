@@ -38,8 +38,7 @@ type Answer struct {
 	Live      bool   // this node has seen a primary since it booted: the cluster was not just switched on
 	Saw       uint64 // Seq of the newest claim it was there for since it booted, before this answer; see [Attend]
 	Left      bool   // it left a running primary and has not caught up since; see [Left]
-	Alone     bool   // and its node had no quorum then
-	Away      bool   // it was stopped while its node had quorum, and has not caught up since: a primary may have gone on with that
+	Away      bool   // it was not there while a primary may have gone on with its node's part of the quorum, and has not caught up since
 	Unfit     string // why it must not be promoted, "" if nothing is known against it
 }
 
@@ -76,9 +75,6 @@ type Candidate struct {
 type Left struct {
 	Primary  string            `json:"primary"`
 	Timeline pgdisk.TimelineID `json:"timeline"`
-	// Alone: its node had lost the quorum. A primary that went on did so with a quorum of others, until one was back that had
-	// this node as a member, which starts the instance again.
-	Alone bool `json:"alone,omitempty"`
 }
 
 // Knowledge is what a node can say about the cluster's past from everything it can see: its own state and the

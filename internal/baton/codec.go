@@ -108,7 +108,7 @@ func Decode(s string) (Bulletin, error) {
 			}
 			f := p.raw()
 			b.Answer.Writable, b.Answer.Live = strings.Contains(f, "w"), strings.Contains(f, "l")
-			b.Answer.Left, b.Answer.Alone, b.Answer.Away = strings.Contains(f, "b"), strings.Contains(f, "a"), strings.Contains(f, "s")
+			b.Answer.Left, b.Answer.Away = strings.Contains(f, "b"), strings.Contains(f, "a")
 			b.Answer.Unfit = p.text()
 			if len(p.list) > 0 {
 				b.Answer.Saw = p.num(64)
@@ -209,11 +209,8 @@ func flags(a Answer) string {
 	if a.Left {
 		s += "b" // it is behind
 	}
-	if a.Alone {
-		s += "a"
-	}
 	if a.Away {
-		s += "s" // it was stopped
+		s += "a"
 	}
 	return s
 }

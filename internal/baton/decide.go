@@ -181,7 +181,7 @@ func elect(q Question, know Knowledge, answers map[string]Answer, avoid []Claim,
 			return refuse("%s has more WAL: it ends at %s, %s at %s", node, a.Position, q.Self.Node, q.Self.Position)
 		}
 		stayed = stayed || sawItGo(node, a, know.newest(q.Self.Node, q.Challenge.Nonce))
-		if !a.Away && (!a.Left || a.Alone) {
+		if !a.Away {
 			kept++
 		}
 	}

@@ -265,7 +265,7 @@ func (w *world) powerOn(n *sim) {
 	w.startAsStandby(n)
 	n.publish(nil, nil)
 	for _, o := range w.nodes {
-		if o.on && o.stopped && o.ctl == inRecovery && o.left != nil && o.left.Alone && w.quorate() {
+		if o.on && o.stopped && o.ctl == inRecovery && !o.away && w.quorate() {
 			w.startAsStandby(o)
 			o.publish(nil, nil)
 		}
@@ -370,14 +370,13 @@ func (w *world) leave(n *sim) {
 			left = &baton.Left{Primary: c.Node, Timeline: c.Timeline}
 		}
 	}
-	left.Alone = !w.quorate()
 	n.left = left
 }
 
 func (n *sim) answer(challenge string) *baton.Answer {
 	return &baton.Answer{
 		Challenge: challenge, SystemID: 7, Position: n.position(), Identity: n.identity(n.timeline()),
-		Writable: n.writable, Live: n.live, Saw: n.attended, Left: n.left != nil, Alone: n.left != nil && n.left.Alone, Away: n.away, Unfit: n.unfit(),
+		Writable: n.writable, Live: n.live, Saw: n.attended, Left: n.left != nil, Away: n.away, Unfit: n.unfit(),
 	}
 }
 
@@ -441,9 +440,7 @@ func (w *world) leaveNote(n *sim) {
 
 // startAsStandby mirrors start.go.
 func (w *world) startAsStandby(n *sim) {
-	if n.left != nil && n.left.Alone && slices.ContainsFunc(w.nodes, func(o *sim) bool { return o.writable }) {
-		n.left = &baton.Left{Primary: n.left.Primary, Timeline: n.left.Timeline}
-	}
+	n.away = n.away || slices.ContainsFunc(w.nodes, func(o *sim) bool { return o.writable })
 	n.settle()
 	for t, h := range n.files {
 		if t > n.timeline() && baton.IsPlaceholder(h) {

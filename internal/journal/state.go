@@ -24,7 +24,7 @@ type State struct {
 	Participants []string        `json:"participants,omitempty"` // nodes ever seen with a bulletin
 	Refusal      *baton.Refusal  `json:"refusal,omitempty"`
 	Left         *baton.Left     `json:"left,omitempty"` // this standby left a running primary, and has not caught up since
-	Away         bool            `json:"away,omitempty"` // this standby was stopped while its node had quorum, and has not caught up since
+	Away         bool            `json:"away,omitempty"` // see baton.Answer
 	Instance     *InstanceRecord `json:"instance,omitempty"`
 	Rewound      string          `json:"rewound,omitempty"` // nonce of the newest claim when this node was last rewound
 }
