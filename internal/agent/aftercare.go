@@ -158,15 +158,15 @@ func (a *Agent) kept() int { return len(a.keptNames()) }
 // spawnAftercare starts the aftercare: it outlives this action and its process group.
 func (a *Agent) spawnAftercare() { a.spawnDetached(aftercareAction) }
 
-// spawnDetached runs a hidden action of this agent in a session of its own.
-func (a *Agent) spawnDetached(action string) {
+// spawnDetached runs a hidden action of this agent in a session of its own, with more in its environment.
+func (a *Agent) spawnDetached(action string, more ...string) {
 	exe, err := os.Executable()
 	if err != nil {
 		a.log.Error(action, "error", err)
 		return
 	}
 	cmd := exec.Command(exe, action)
-	cmd.Env = os.Environ()
+	cmd.Env = append(os.Environ(), more...)
 	cmd.Dir = "/"
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := a.do("spawn-"+action, cmd.Start); err != nil {

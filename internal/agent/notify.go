@@ -143,12 +143,14 @@ func (a *Agent) prePromoteOther(ctx context.Context) error {
 			return err
 		}
 	}
-	// Answered; but a target whose attempt was cut short asks anew, and this may have been the old challenge. Or nothing is
-	// asked yet: Pacemaker under load runs one action at a time, and the target's may come only when this one has ended.
 	if err != nil {
+		// Pacemaker under load runs one action at a time, and the target's may come only when this one has ended.
 		a.log.Info("no challenge yet: answering when it comes", "error", err)
+		a.spawnDetached(answerAction)
+		return nil
 	}
-	a.spawnDetached(answerAction)
+	// A target whose attempt was cut short asks anew, and this may have been the old challenge.
+	a.spawnDetached(answerAction, answeredOne+"=1")
 	return nil
 }
 
@@ -177,6 +179,10 @@ func (a *Agent) answered(list []baton.Bulletin, challenge *baton.Challenge) bool
 // answerAction is a hidden action: it answers a challenge that comes after the pre-promote notification of this node.
 const answerAction = "answer"
 
+// answeredOne is set in its environment if the target has been answered. That challenge may have served before this action
+// looks for the first time.
+const answeredOne = "PGBATON_ANSWERED"
+
 // How long a challenge is waited for: in the notifications, for which everybody waits, and after them.
 const (
 	aheadLimit     = 250 * time.Millisecond
@@ -191,7 +197,7 @@ func (a *Agent) lateAnswer(ctx context.Context) error {
 	wait, cancel := context.WithTimeout(ctx, lateLimit)
 	defer cancel()
 	var challenge *baton.Challenge
-	answered := false
+	answered := a.env[answeredOne] != ""
 	err := a.poll(wait, "a challenge from "+a.plan.Promote[0], lateInterval, func() (bool, error) {
 		a.clock.Sleep(wait, lateInterval) // the target goes first
 		list, err := a.bulletins(wait)
