@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 	"sync"
@@ -167,22 +168,37 @@ func missedTheEnd(s *scenario) {
 	s.stage("all nodes are down, %s last", s.old)
 	s.powerOn(s.others...)
 	for _, n := range s.others {
-		s.await(healLimit, func() error {
-			st, err := s.lab.Status(s.ctx)
-			if err != nil {
-				return lab.NotYet("%v", err)
-			}
-			if p := st.Promoted(); len(p) > 0 {
-				s.t.Fatalf("%v is promoted without what %s wrote last", p, s.old)
-			}
-			text := st.Node(n).Attributes["pgbaton-status-"+lab.Resource]
-			if !strings.HasPrefix(text, "refused: ") || st.Node(n).Score != "-INFINITY" {
-				return lab.NotYet("%s has the score %q, and crm_mon -A says of it: %q", n, st.Node(n).Score, text)
-			}
-			return nil
-		})
-		s.stage("crm_mon -A says of %s: %s", n, s.status().Node(n).Attributes["pgbaton-status-"+lab.Resource])
+		s.staysOut(n, "refused: ", fmt.Sprintf("without what %s wrote last", s.old))
 	}
+	s.servesAgain(was)
+	s.finish()
+}
+
+// staysOut waits until a node says why it refuses, in crm_mon -A. Nobody may be promoted meanwhile; the old primary has no
+// power, and counts as one until it was fenced.
+func (s *scenario) staysOut(node, says, lacking string) {
+	s.t.Helper()
+	text := ""
+	s.await(healLimit, func() error {
+		st, err := s.lab.Status(s.ctx)
+		if err != nil {
+			return lab.NotYet("%v", err)
+		}
+		if p := st.Promoted(); slices.ContainsFunc(p, func(n string) bool { return n != s.old }) {
+			s.t.Fatalf("%v is promoted %s", p, lacking)
+		}
+		text = st.Node(node).Attributes[statusAttribute]
+		if !strings.HasPrefix(text, says) || st.Node(node).Score != "-INFINITY" {
+			return lab.NotYet("%s has the score %q, and crm_mon -A says of it: %q, expected %q", node, st.Node(node).Score, text, says)
+		}
+		return nil
+	})
+	s.stage("crm_mon -A says of %s: %s", node, text)
+}
+
+// servesAgain switches the old primary on, which must become primary again.
+func (s *scenario) servesAgain(was uint32) {
+	s.t.Helper()
 	s.powerOn(s.old)
 	now := s.newPrimary(was, "")
 	s.must(s.load.AwaitAck(s.within(roleLimit)))
@@ -190,7 +206,6 @@ func missedTheEnd(s *scenario) {
 	if now != s.old {
 		s.t.Errorf("%s was promoted, expected %s", now, s.old)
 	}
-	s.finish()
 }
 
 // longGone has one standby lose its power, and the other one's instance stopped for maintenance, while the primary goes on
@@ -210,29 +225,9 @@ func longGone(s *scenario) {
 	s.must(s.load.AwaitAck(s.within(roleLimit)))
 	s.must(s.lab.Power(s.ctx, s.old, false))
 	s.powerOn(gone)
-	s.await(healLimit, func() error {
-		st, err := s.lab.Status(s.ctx)
-		if err != nil {
-			return lab.NotYet("%v", err)
-		}
-		if p := st.Promoted(); slices.Contains(p, gone) {
-			s.t.Fatalf("%s is promoted without what %s wrote while it was away", gone, s.old)
-		}
-		text := st.Node(gone).Attributes["pgbaton-status-"+lab.Resource]
-		if !strings.HasPrefix(text, "refused: nobody who answered saw how "+s.old+" ended") || st.Node(gone).Score != "-INFINITY" {
-			return lab.NotYet("%s has the score %q, and crm_mon -A says of it: %q", gone, st.Node(gone).Score, text)
-		}
-		return nil
-	})
-	s.stage("crm_mon -A says of %s: %s", gone, s.status().Node(gone).Attributes["pgbaton-status-"+lab.Resource])
-	s.powerOn(s.old)
-	now := s.newPrimary(was, "")
-	s.must(s.load.AwaitAck(s.within(roleLimit)))
-	s.stage("%s is primary", now)
-	if now != s.old {
-		s.t.Errorf("%s was promoted, expected %s", now, s.old)
-	}
-	s.run(now, "crm_attribute", "-N", away, "-n", "standby", "-D")
+	s.staysOut(gone, "refused: nobody who answered saw how "+s.old+" ended", fmt.Sprintf("without what %s wrote while it was away", s.old))
+	s.servesAgain(was)
+	s.run(s.old, "crm_attribute", "-N", away, "-n", "standby", "-D")
 	s.wasFenced()
 	s.finish()
 }
