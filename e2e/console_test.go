@@ -144,8 +144,8 @@ func TestConsole_Status(t *testing.T) {
 	c.useFaults(t, false)
 	s := c.begin(t, 4*time.Minute, false)
 	for _, n := range c.lab.Names {
-		s.await(30*time.Second, func() error { // every agent has looked since
-			if code, text := s.pgbaton(n, "status"); code != 0 {
+		s.await(30*time.Second, func() error { // every agent has looked since all of them stream
+			if code, text := s.pgbaton(n, "status"); code != 0 || strings.Count(text, " streams ") != len(s.others) {
 				return lab.NotYet("%s", text)
 			}
 			return nil
@@ -181,9 +181,13 @@ func TestConsole_Status(t *testing.T) {
 	// Half of the cluster is away: it does not take longer and says so.
 	gone := s.others[1]
 	s.must(c.lab.Power(s.ctx, gone, false))
-	s.await(20*time.Second, func() error {
-		if st := s.status(); st.Node(gone).Online {
-			return lab.NotYet("%s is still a member", gone)
+	s.await(20*time.Second, func() error { // until its fencing has ended it is unclean, which is worse than offline
+		code, text := s.pgbaton(s.others[0], "status")
+		if !strings.Contains(text, gone+" is offline") {
+			if strings.Contains(text, gone+" is unclean") {
+				s.expect(code, 1, text, "IN TROUBLE", gone+" is unclean: it must be fenced", "not possible now")
+			}
+			return lab.NotYet("a status on %s says\n%s", s.others[0], text)
 		}
 		return nil
 	})

@@ -23,12 +23,14 @@ failures() { # log...
 	awk '
 		/^=== (RUN|CONT|NAME) / { test = $3; next }
 		/^ +[a-z_0-9]+_test\.go:[0-9]+: / && test == "" { print; next } # without -v it comes after its FAIL
-		/^ +[a-z_0-9]+_test\.go:[0-9]+: / { said[test] = said[test] substr($0, 1, 400) "\n"; next }
+		/^ +[a-z_0-9]+_test\.go:[0-9]+: / { said[test] = said[test] substr($0, 1, 400) "\n"; more = 12; next }
+		/^        / && more > 0 && test != "" { said[test] = said[test] substr($0, 1, 200) "\n"; more--; next } # what it said goes on
+		{ more = 0 }
 		/^panic: / { print }
 		/^ *--- FAIL: / {
 			n = split(said[$3], line, "\n")
 			print $0
-			for (i = n > 13 ? n - 12 : 1; i < n; i++) print line[i]
+			for (i = n > 31 ? n - 30 : 1; i < n; i++) print line[i]
 		}
 	' "$@"
 }
