@@ -160,7 +160,7 @@ func (k *killTest) begin(t *testing.T, plan killPlan) *attempt {
 		}
 		a.faults[node] = f
 	}
-	if a.run, err = load.Start(ctx, k.lab, load.Options{Clients: 2, Every: 10 * time.Millisecond}); err != nil {
+	if a.run, err = load.Start(ctx, k.lab, load.Options{Clients: 2, Every: 10 * time.Millisecond, Appenders: 2}); err != nil {
 		t.Fatal(err)
 	}
 	return a

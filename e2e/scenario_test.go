@@ -333,7 +333,7 @@ func (s *scenario) cutStandby(nodes ...string) {
 // startLoad starts two clients with some work to do.
 func (s *scenario) startLoad(o load.Options) {
 	s.t.Helper()
-	o.Clients, o.Every = 2, 10*time.Millisecond
+	o.Clients, o.Every, o.Appenders = 2, 10*time.Millisecond, 2
 	var err error
 	s.load, err = load.Start(s.ctx, s.lab, o)
 	s.must(err)

@@ -114,7 +114,7 @@ func (s *scenario) setup(node string, args ...string) (code int, text string) {
 	time.Sleep(2 * time.Second) // what Pacemaker would do now it would do at once
 	s.sameStarts(was, "setup "+strings.Join(args, " "))
 	r := s.stopLoad()
-	if len(r.Errors) > 0 || r.Lost > 0 {
+	if len(r.Errors) > 0 || r.Writes() > 0 {
 		s.t.Errorf("setup %v: clients noticed: %v, %d rows lost", args, r.Errors, r.Lost)
 	}
 	s.noFailures()

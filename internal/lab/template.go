@@ -26,6 +26,7 @@ ALTER ROLE load SET log_min_messages = log; -- the prober's errors on standbys a
 CREATE DATABASE load OWNER load;
 \c load load
 CREATE TABLE written (client int, seq bigint, inserted_at timestamptz NOT NULL DEFAULT clock_timestamp(), padding text, PRIMARY KEY (client, seq));
+CREATE TABLE appended (run int, key int, list bigint[] NOT NULL, PRIMARY KEY (run, key));
 CREATE TABLE probed (node text PRIMARY KEY, n bigint NOT NULL DEFAULT 0);
 `
 

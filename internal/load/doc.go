@@ -13,6 +13,13 @@
 // themselves add to an outage. A row without an acknowledgement may be there or not;
 // the client never sends it again, but goes on with the next number.
 //
+// # The appenders
+//
+// Appenders add to lists that they share, and read them, each by one statement, and record what they were shown. In the end
+// every list that was shown must be a beginning of what the list is then; so must, of a list whose end was lost, what is left.
+// That finds what numbered rows cannot show: writes that are there twice or in another order, and reads of a server that
+// others have gone past.
+//
 // # The prober
 //
 // On every node a connection to the node's own socket tries to write every ProbeEvery,

@@ -26,6 +26,7 @@ type Options struct {
 	RetryEvery     time.Duration // between attempts to connect; default 40 ms
 	AnswerTimeout  time.Duration // for an insert before the connection is given up; default 500 ms
 	SyncCommit     string        // synchronous_commit of the clients; default the server's
+	Appenders      int           // clients that append to lists and read them; default none
 	ProbeEvery     time.Duration // default 50 ms; negative: no prober
 	GapOver        time.Duration // gaps longer than this are listed; default 200 ms
 	CheckTimeout   time.Duration // for finding a primary to count on at the end; default 30 s
@@ -58,9 +59,10 @@ type Run struct {
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
 
-	clients []*client
-	probers []*prober
-	beat    heartbeat
+	clients   []*client
+	appenders []*appender
+	probers   []*prober
+	beat      heartbeat
 
 	mu    sync.Mutex
 	marks []Mark
@@ -86,6 +88,11 @@ func Start(ctx context.Context, l *lab.Lab, o Options) (*Run, error) {
 		c := &client{run: r, number: r.base + i, errors: map[string]int{}, first: first}
 		r.clients = append(r.clients, c)
 		r.wg.Go(func() { c.loop(runCtx) })
+	}
+	for i := range o.Appenders {
+		a := &appender{run: r, number: i + 1, errors: map[string]int{}}
+		r.appenders = append(r.appenders, a)
+		r.wg.Go(func() { a.loop(runCtx) })
 	}
 	if o.ProbeEvery > 0 {
 		for _, n := range l.Names {
@@ -161,6 +168,13 @@ func (r *Run) errors() map[string]int {
 			sum[k] += n
 		}
 		c.mu.Unlock()
+	}
+	for _, a := range r.appenders {
+		a.mu.Lock()
+		for k, n := range a.errors {
+			sum[k] += n
+		}
+		a.mu.Unlock()
 	}
 	return sum
 }

@@ -136,3 +136,38 @@ func TestReportForms(t *testing.T) {
 		t.Errorf("read back: %+v, %v", back, err)
 	}
 }
+
+// Ensure what lists tell is found: each kind of anomaly, and nothing where a tail was lost.
+func TestCheckLists(t *testing.T) {
+	add := func(id int64, start, end int, list ...int64) operation {
+		return operation{key: 1, id: id, answered: true, list: list, start: time.Duration(start) * msec, end: time.Duration(end) * msec}
+	}
+	read := func(start, end int, list ...int64) operation { return add(0, start, end, list...) }
+	unanswered := operation{key: 1, id: 9, start: 5 * msec, end: 6 * msec}
+	good := []operation{add(1, 0, 1, 1), read(2, 3, 1), add(2, 2, 4, 1, 2), unanswered}
+	for _, tt := range []struct {
+		name  string
+		ops   []operation
+		final []int64
+		lost  int
+		want  string // in the only anomaly; empty: none
+	}{
+		{"all there", good, []int64{1, 2}, 0, ""},
+		{"one without an answer is there", good, []int64{1, 2, 9}, 0, ""},
+		{"the tail is lost", good, []int64{1}, 1, ""},
+		{"the tail is lost and others came", good, []int64{1, 7, 8}, 1, ""},
+		{"all is lost", good, nil, 2, ""},
+		{"doubled", good, []int64{1, 2, 2}, 0, "append 2 of client 0 twice"},
+		{"reordered", []operation{add(2, 0, 1, 2)}, []int64{1, 2}, 0, "in place 0, it is elsewhere"},
+		{"lost from the middle", []operation{add(1, 0, 1, 1), add(2, 2, 3, 1, 2), add(3, 4, 5, 1, 2, 3)}, []int64{1, 3}, 1, "in place 2, it is elsewhere"},
+		{"a stale read", append([]operation{read(5, 6, 1)}, good...), []int64{1, 2}, 0, "shown with 1 at 5ms, after it had been shown with 2"},
+		{"a read at the same time", append([]operation{read(3, 6, 1)}, good...), []int64{1, 2}, 0, ""},
+		{"an append to a stale list, lost", append([]operation{add(3, 5, 6, 1, 3)}, good...), []int64{1, 2}, 1, "after it had been shown"},
+		{"an answer without what it is for", []operation{add(1, 0, 1)}, []int64{1}, 0, "does not end with it"},
+	} {
+		lost, anomalies := checkLists(tt.ops, map[int][]int64{1: tt.final})
+		if lost != tt.lost || (tt.want == "") != (len(anomalies) == 0) || tt.want != "" && (len(anomalies) != 1 || !strings.Contains(anomalies[0], tt.want)) {
+			t.Errorf("%s: %d lost, anomalies %q; want %d and %q", tt.name, lost, anomalies, tt.lost, tt.want)
+		}
+	}
+}

@@ -62,6 +62,9 @@ type Report struct {
 	LostRows     []Row                 `json:"lost_rows"`        // the first hundred of them
 	Unconfirmed  int                   `json:"unconfirmed"`      // on the primary, never acknowledged
 	NotWritten   int                   `json:"not_written"`      // neither: failed for good
+	Appends      int                   `json:"appends"`          // acknowledged, to lists
+	LostAppends  int                   `json:"lost_appends"`     // of these, not there in the end
+	Anomalies    []string              `json:"anomalies"`        // of the lists: doubled, reordered, or read stale
 	CheckedOn    string                `json:"checked_on"`       // the address of the server they were counted on
 	CheckError   string                `json:"check_error"`      // why they could not be counted: then Lost says nothing
 	Longest      Gap                   `json:"longest_gap"`      // between two acknowledgements
@@ -76,7 +79,10 @@ type Report struct {
 	end          time.Duration
 }
 
-// Err is what no run may show: rows lost, two writable nodes, or no way to know.
+// Writes is how many acknowledged writes are lost, of whatever kind.
+func (r *Report) Writes() (lost int) { return r.Lost + r.LostAppends }
+
+// Err is what no run may show: writes lost, doubled or reordered, stale reads, two writable nodes, or no way to know.
 func (r *Report) Err() error {
 	var bad []string
 	if r.CheckError != "" {
@@ -85,6 +91,10 @@ func (r *Report) Err() error {
 	if r.Lost > 0 {
 		bad = append(bad, fmt.Sprintf("%d acknowledged rows are lost, the first one: %+v", r.Lost, r.LostRows[0]))
 	}
+	if r.LostAppends > 0 {
+		bad = append(bad, fmt.Sprintf("%d of %d acknowledged appends are lost", r.LostAppends, r.Appends))
+	}
+	bad = append(bad, r.Anomalies[:min(5, len(r.Anomalies))]...)
 	for _, o := range r.Overlaps {
 		bad = append(bad, fmt.Sprintf("%s and %s were both writable from %s to %s", o.Nodes[0], o.Nodes[1], clock(o.From), clock(o.To)))
 	}
@@ -98,7 +108,7 @@ func (r *Run) report(end time.Time) Report {
 	rep := Report{
 		Begin: r.begin, Seconds: end.Sub(r.begin).Seconds(), Clients: len(r.clients),
 		Errors: r.errors(), Writable: map[string][]Interval{}, end: end.Sub(r.begin),
-		Gaps: []Gap{}, LostRows: []Row{}, Overlaps: []Overlap{},
+		Gaps: []Gap{}, LostRows: []Row{}, Overlaps: []Overlap{}, Anomalies: []string{},
 	}
 	r.mu.Lock()
 	rep.Marks = slices.Clone(r.marks)
@@ -249,8 +259,23 @@ func (r *Run) countOnce(ctx context.Context, rep *Report) error {
 	if err := rows.Err(); err != nil {
 		return err
 	}
+	final, err := r.lists(ctx, conn)
+	if err != nil {
+		return err
+	}
 	rep.CheckedOn = where
 	r.compare(present, rep)
+	var ops []operation
+	for _, a := range r.appenders {
+		ops = append(ops, a.ops...)
+	}
+	rep.LostAppends, rep.Anomalies = checkLists(ops, final)
+	rep.Appends = 0
+	for _, op := range ops {
+		if op.answered && op.id != 0 {
+			rep.Appends++
+		}
+	}
 	return nil
 }
 
@@ -294,6 +319,9 @@ func (r *Report) Text(w io.Writer) {
 		p("rows lost: UNKNOWN, they could not be counted: %s", r.CheckError)
 	} else {
 		p("rows lost: %d (counted on %s); without an acknowledgement: %d there, %d not", r.Lost, r.CheckedOn, r.Unconfirmed, r.NotWritten)
+	}
+	if r.Appends > 0 {
+		p("appends to lists: %d acknowledged, %d lost; doubled, reordered or read stale: %d", r.Appends, r.LostAppends, len(r.Anomalies))
 	}
 	for _, row := range r.LostRows[:min(10, len(r.LostRows))] {
 		p("  lost: client %d, row %d, acknowledged %s", row.Client, row.Seq, clock(row.Acked))
