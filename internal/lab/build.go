@@ -122,7 +122,8 @@ func (l *Lab) buildNode(n string) error {
 		"root/etc/hosts":    hosts + VIP + " vip\n",
 		"root/etc/hostname": n + "\n",
 	}
-	if n != Client {
+	cluster := n != Client && !o.Systemd
+	if cluster {
 		files["root/etc/corosync/corosync.conf"] = corosyncConf(o)
 		files["pacemaker/cib/cib.xml"] = cib(o)
 	}
@@ -134,12 +135,19 @@ func (l *Lab) buildNode(n string) error {
 	if n == Client {
 		return nil
 	}
-	cibFile := o.nodeDir(n, "pacemaker/cib/cib.xml")
-	if err := chown(cibFile, "hacluster"); err != nil {
-		return err
+	if cluster {
+		cibFile := o.nodeDir(n, "pacemaker/cib/cib.xml")
+		if err := chown(cibFile, "hacluster"); err != nil {
+			return err
+		}
+		if err := os.Chmod(cibFile, 0o600); err != nil {
+			return err
+		}
 	}
-	if err := os.Chmod(cibFile, 0o600); err != nil {
-		return err
+	if o.Systemd {
+		if err := l.systemdFiles(n); err != nil {
+			return err
+		}
 	}
 	return l.installFiles(n)
 }

@@ -7,7 +7,9 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -43,14 +45,21 @@ func (l *Lab) Dump(ctx context.Context, w io.Writer) {
 		for _, path := range l.Logs(n) {
 			l.tail(w, path)
 		}
+		if l.Systemd {
+			out, err := exec.CommandContext(ctx, "journalctl", "-D", l.nodeDir(n, "log/journal"), "--no-pager", "-o", "short-precise", "-n", fmt.Sprint(DumpLines)).CombinedOutput()
+			fmt.Fprintf(w, "===== journal of %s (%v)\n%s\n", n, err, out)
+		}
 	}
 }
+
+// binary are files below /var/log that nobody reads as they are.
+var binary = regexp.MustCompile(`(\.journal|btmp|wtmp|lastlog)$`)
 
 // Logs are the paths on the host of all log files of a node.
 func (l *Lab) Logs(node string) []string {
 	var paths []string
 	_ = filepath.WalkDir(l.nodeDir(node, "log"), func(path string, d fs.DirEntry, err error) error {
-		if err == nil && d.Type().IsRegular() && filepath.Base(filepath.Dir(path)) != "actions" {
+		if err == nil && d.Type().IsRegular() && filepath.Base(filepath.Dir(path)) != "actions" && !binary.MatchString(path) {
 			paths = append(paths, path)
 		}
 		return nil

@@ -71,6 +71,9 @@ func Up(ctx context.Context, o Options) (*Lab, error) {
 		return l, nil
 	}
 	o.logf("%6.1f s  nodes are powered on", time.Since(begin).Seconds())
+	if o.Systemd {
+		return l, l.waitBooted(ctx)
+	}
 	if o.Agent == "none" {
 		if err := l.startPlain(ctx); err != nil {
 			return l, err
@@ -316,6 +319,9 @@ func (l *Lab) Down(ctx context.Context) error {
 	now := time.Now()
 	_ = os.Chtimes(l.Dir, now, now) // a sweep leaves a young one alone: this one is being taken down already
 	if err := l.Kill(ctx); err != nil {
+		return err
+	}
+	if err := l.removeCgroups(); err != nil {
 		return err
 	}
 	if err := removeDir(l.Dir); err != nil {

@@ -46,6 +46,12 @@ func runInit(dir, node string) error {
 			return err
 		}
 	}
+	systemd := o.Systemd && node != Client
+	if systemd {
+		if err := ownCgroups(); err != nil {
+			return err
+		}
+	}
 	if err := mountRoot(o, node); err != nil {
 		return err
 	}
@@ -54,6 +60,9 @@ func runInit(dir, node string) error {
 	}
 	syscall.CloseOnExec(3)
 	syscall.CloseOnExec(4)
+	if systemd {
+		return execSystemd()
+	}
 	argv := []string{"tini", "-s", "--", helperPath}
 	env := []string{
 		modeVar + "=node", "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
@@ -103,6 +112,9 @@ func mountRoot(o Options, node string) error {
 			bind("pacemaker", "var/lib/pacemaker"),
 			bind("corosync", "var/lib/corosync"),
 		)
+	}
+	if o.Systemd && node != Client {
+		mounts = append(mounts, systemdMounts()...)
 	}
 	for _, dev := range []string{"null", "zero", "full", "random", "urandom", "tty"} {
 		mounts = append(mounts, mount{"/dev/" + dev, "dev/" + dev, "", syscall.MS_BIND, ""})
@@ -238,7 +250,7 @@ func (s *service) start() {
 	cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "LANG=C.UTF-8"}, s.env...)
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	fmt.Printf("%s start %s\n", time.Now().Format("15:04:05.000"), s.argv[0])
+	fmt.Printf("%s start %s\n", stamp(), s.argv[0])
 	if err := cmd.Start(); err != nil {
 		fmt.Println(err)
 		return
@@ -261,7 +273,7 @@ func (s *service) exited() <-chan struct{} {
 // reaped waits for the end of the service and returns how it ended.
 func (s *service) reaped() error {
 	<-s.done
-	fmt.Printf("%s %s ended: %v\n", time.Now().Format("15:04:05.000"), s.argv[0], s.err)
+	fmt.Printf("%s %s ended: %v\n", stamp(), s.argv[0], s.err)
 	s.cmd = nil
 	return s.err
 }

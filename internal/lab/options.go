@@ -68,6 +68,10 @@ type Options struct {
 	LogicalWAL bool              // wal_level=logical
 	Disks      bool              // each node's data directory is a disk of its own, for HangDisk
 
+	// Systemd boots the nodes as Debian does, with pcsd, and with no cluster: neither corosync.conf nor a CIB is there, and
+	// PostgreSQL's files are in place on every node but do not run. Up returns when all have booted.
+	Systemd bool
+
 	// Major is PostgreSQL's major version, "15". Up sets it.
 	Major string
 

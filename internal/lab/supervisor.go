@@ -108,6 +108,9 @@ func (s *supervisor) setup() error {
 	if err := syscall.Mount("", "/", "", syscall.MS_REC|syscall.MS_PRIVATE, ""); err != nil {
 		return fmt.Errorf("make mounts private: %w", err)
 	}
+	if err := s.makeCgroups(); err != nil {
+		return err
+	}
 	if err := runInput("link set lo up\nlink add br0 type bridge\nlink set br0 up\n", "ip", "-batch", "-"); err != nil {
 		return err
 	}
@@ -150,7 +153,7 @@ func (s *supervisor) serve(ln net.Listener, fence bool) {
 func (s *supervisor) answer(c net.Conn, req request) reply {
 	var err error
 	if req.Op != "state" {
-		fmt.Printf("%s %s %s%s\n", time.Now().Format("15:04:05.000"), req.Op, req.Node, linkText(req.Link))
+		fmt.Printf("%s %s %s%s\n", stamp(), req.Op, req.Node, linkText(req.Link))
 	}
 	switch req.Op {
 	case "state":
@@ -174,6 +177,11 @@ func (s *supervisor) answer(c net.Conn, req request) reply {
 	}
 	return r
 }
+
+// StampFormat is that of the first word of each line of supervisor.log and console.log, in local time.
+const StampFormat = "2006-01-02T15:04:05.000"
+
+func stamp() string { return time.Now().Format(StampFormat) }
 
 func linkText(l Link) string {
 	if l == (Link{}) {
@@ -255,6 +263,14 @@ func (s *supervisor) on(node string) error {
 		Cloneflags: syscall.CLONE_NEWNS | syscall.CLONE_NEWPID | syscall.CLONE_NEWNET |
 			syscall.CLONE_NEWIPC | syscall.CLONE_NEWUTS,
 	}
+	if s.o.Systemd {
+		group, err := s.cgroup(node)
+		if err != nil {
+			return err
+		}
+		defer group.Close()
+		cmd.SysProcAttr.UseCgroupFD, cmd.SysProcAttr.CgroupFD = true, int(group.Fd())
+	}
 	err = cmd.Start()
 	childWrites.Close()
 	childReads.Close()
@@ -287,7 +303,7 @@ func (s *supervisor) on(node string) error {
 	s.mu.Unlock()
 	go func() {
 		err := cmd.Wait()
-		fmt.Printf("%s %s is off: %v\n", time.Now().Format("15:04:05.000"), node, err)
+		fmt.Printf("%s %s is off: %v\n", stamp(), node, err)
 		s.mu.Lock()
 		if s.nodes[node] == m {
 			delete(s.nodes, node)
@@ -323,7 +339,11 @@ func (s *supervisor) stop(node string) error {
 	if m == nil {
 		return nil
 	}
-	_ = m.cmd.Process.Signal(syscall.SIGTERM)
+	end := syscall.SIGTERM
+	if s.o.Systemd {
+		end = poweroff
+	}
+	_ = m.cmd.Process.Signal(end)
 	return s.waitOff(node, m, shutdownLimit)
 }
 
