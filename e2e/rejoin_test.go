@@ -286,16 +286,29 @@ func (s *scenario) watchOut(node string) *outWatch {
 			}
 			over := slices.ContainsFunc(s.logs.From(began), func(l follow.Line) bool { return l.Node == node && l.Msg == "rewound and started" })
 			n := st.Node(node)
-			if over || !n.Power || (n.Role != "Unpromoted" && n.Role != "Promoted") {
+			if over || !counts(n) {
 				continue
 			}
 			w.looked++
-			if n.Score != "-INFINITY" || n.Attributes[statusAttribute] == "" {
-				w.bad = append(w.bad, fmt.Sprintf("%s: %s, score %q, says %q", time.Now().Format("15:04:05.000"), n.Role, n.Score, n.Attributes[statusAttribute]))
+			if bad := unmarked(n); bad != "" {
+				w.bad = append(w.bad, bad)
 			}
 		}
 	})
 	return w
+}
+
+// counts tells whether crm_mon shows a node's instance as started. A node without power has none.
+func counts(n lab.NodeStatus) bool {
+	return n.Power && (n.Role == "Unpromoted" || n.Role == "Promoted")
+}
+
+// unmarked says what is wrong with a node if it has diverged: it is started, and has no mark, or a score that could be promoted.
+func unmarked(n lab.NodeStatus) string {
+	if !counts(n) || n.Score == "-INFINITY" && n.Attributes[statusAttribute] != "" {
+		return ""
+	}
+	return fmt.Sprintf("%s: %s, score %q, says %q", time.Now().Format("15:04:05.000"), n.Role, n.Score, n.Attributes[statusAttribute])
 }
 
 func (w *outWatch) end() {
