@@ -8,7 +8,7 @@
 #
 #   PGBATON_SOAK_ROUNDS  how often (default 3)
 #   PGBATON_SOAK_TIME    or for how long: no round begins after so many seconds
-#   PGBATON_SOAK_ONLY    only the tests whose names match, a regular expression
+#   PGBATON_SOAK_ONLY    only the tests whose names match, a regular expression; not that of a subtest
 #   PGBATON_FUZZ_TIME    for each fuzz target (default 60s; 0: none)
 set -euo pipefail
 cd "$(dirname "$0")/.."

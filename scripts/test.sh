@@ -70,10 +70,11 @@ lab() { go test -count=1 -timeout 5m -v ./internal/lab; }
 second='^(TestRollBack|TestHandoverWhile|TestQuorum|TestVersions|TestOCFTester|TestMonitor|TestBadInput|TestFailure|TestColdStart|TestShape|TestMaxLag|TestTraps_Cluster|TestHung|TestSlowIsNotDead)'
 
 # Left to make soak, said aloud, because they are long.
-later=${PGBATON_E2E_LATER-'^(TestNetwork|TestTwins|TestKill|TestConsole_Killed|TestSetup_Killed|TestConsole_Check|TestColdStart|TestRewindKilled|TestHung|TestSlowIsNotDead|TestTasks|TestSetup_New|TestLateReturns)$'}
+later=${PGBATON_E2E_LATER-'^(TestNetwork|TestTwins|TestKill|TestConsole_Killed|TestSetup_Killed|TestConsole_Check|TestColdStart|TestRewindKilled|TestHung|TestSlowIsNotDead|TestMaxLag|TestTasks|TestMachines|TestSetup_New|TestLateReturns)$'}
 
 # make soak sets another limit, and what more to test: see scripts/soak.sh.
 e2e_limit=${PGBATON_E2E_TIMEOUT:-25m}
+export PGBATON_HANDOVERS=${PGBATON_HANDOVERS:-42}
 
 e2e_program() { # number, then a filter of tests
 	local n=$1 rc=0
@@ -84,20 +85,25 @@ e2e_program() { # number, then a filter of tests
 }
 
 e2e() {
-	local one two rc=0
+	local one two all rest rc=0
 	go test -c -o bin/test/e2e.test ./e2e || return
 	# Or the first lines shown would be those of the run before.
 	: >"$logs/e2e-1.log"
 	: >"$logs/e2e-2.log"
-	if [ -n "${PGBATON_E2E_ONLY:-}" ]; then
-		e2e_program 1 -test.run "$PGBATON_E2E_ONLY" || rc=1
-		brief <"$logs/e2e-1.log"
-		return $rc
+	all=$(bin/test/e2e.test -test.list "${PGBATON_E2E_ONLY:-.}" | grep '^Test')
+	if [ -z "$all" ]; then
+		echo "=== e2e: no test is called ${PGBATON_E2E_ONLY:-.}"
+		return 1
 	fi
-	[ -z "$later" ] || echo "=== e2e leaves to make soak: $later"
-	e2e_program 1 -test.skip "$second${later:+|$later}" &
+	if [ -n "$later" ]; then
+		rest=$(grep -E "$later" <<<"$all" | paste -sd' ')
+		all=$(grep -vE "$later" <<<"$all")
+		[ -z "$rest" ] || echo "=== e2e leaves to make soak: $rest"
+	fi
+	# A program without a test passes.
+	e2e_program 1 -test.run "^($(grep -vE "$second" <<<"$all" | paste -sd'|'))\$" &
 	one=$!
-	e2e_program 2 -test.run "$second" ${later:+-test.skip "$later"} &
+	e2e_program 2 -test.run "^($(grep -E "$second" <<<"$all" | paste -sd'|'))\$" &
 	two=$!
 	tail -q -n +1 -F --pid=$one "$logs/e2e-1.log" 2>/dev/null | brief &
 	tail -q -n +1 -F --pid=$two "$logs/e2e-2.log" 2>/dev/null | brief &
