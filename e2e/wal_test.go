@@ -54,6 +54,15 @@ func (s *scenario) walDir(node string) string {
 	return filepath.Join(s.lab.Dir, "nodes", node, "data", "pg_wal")
 }
 
+// waldump is pg_waldump on a node's WAL of a timeline. It is told the file to begin with: without, it learns how large a segment
+// is from any file that it finds first, which may be one that a server is just making.
+func (s *scenario) waldump(node string, timeline uint32, from uint64, more ...string) *exec.Cmd {
+	segment := uint64(s.lab.WALSegMB) << 20
+	name := fmt.Sprintf("%08X%08X%08X", timeline, from>>32, from%(1<<32)/segment)
+	args := append([]string{"-p", s.walDir(node), "-s", formatLSN(from)}, more...)
+	return exec.CommandContext(s.ctx, filepath.Join(s.lab.Bindir, "pg_waldump"), append(args, name)...)
+}
+
 // walRecord is a WAL record as pg_waldump shows it.
 type walRecord struct {
 	start, end uint64
@@ -73,7 +82,7 @@ func (s *scenario) lastRecord(node string, timeline uint32, near uint64) walReco
 	segment := uint64(s.lab.WALSegMB) << 20
 	// Not before the segment of the position: the one before may be gone.
 	from := max((near-1)/segment*segment, (near-min(near, 64<<10))/8192*8192)
-	cmd := exec.CommandContext(s.ctx, filepath.Join(s.lab.Bindir, "pg_waldump"), "-p", s.walDir(node), "-t", fmt.Sprint(timeline), "-s", formatLSN(from))
+	cmd := s.waldump(node, timeline, from)
 	out, _ := cmd.CombinedOutput() // it ends with an error where the WAL ends
 	lines := dumpLine.FindAllStringSubmatch(string(out), -1)
 	end := dumpEnd.FindStringSubmatch(string(out))
@@ -119,7 +128,7 @@ func (s *scenario) forksAtTheEnd(now string, was uint32) {
 // takeover without them has lost.
 func (s *scenario) commitsAfter(node string, timeline uint32, from uint64) int {
 	s.t.Helper()
-	cmd := exec.CommandContext(s.ctx, filepath.Join(s.lab.Bindir, "pg_waldump"), "-p", s.walDir(node), "-t", fmt.Sprint(timeline), "-s", formatLSN(from), "-r", "Transaction")
+	cmd := s.waldump(node, timeline, from, "-r", "Transaction")
 	out, err := cmd.CombinedOutput()
 	var exit *exec.ExitError
 	if err != nil && !errors.As(err, &exit) { // it ends with an error where the WAL ends
@@ -132,7 +141,7 @@ func (s *scenario) commitsAfter(node string, timeline uint32, from uint64) int {
 // the last one ends that is complete at the other position.
 func (s *scenario) walBetween(node string, timeline uint32, from, to uint64) (first, end uint64) {
 	s.t.Helper()
-	cmd := exec.CommandContext(s.ctx, s.lab.Bindir+"/pg_waldump", "-p", s.walDir(node), "-t", fmt.Sprint(timeline), "-s", formatLSN(from))
+	cmd := s.waldump(node, timeline, from)
 	out, err := cmd.Output()
 	var exit *exec.ExitError
 	if err != nil && !errors.As(err, &exit) { // it ends with an error where the WAL ends
