@@ -89,6 +89,7 @@ func (a *Agent) sentinel(ctx context.Context) error {
 		recovery := crashed // since when a primary recovers from a crash, zero if it does not
 		for !watch(pm.Process, sentinelInterval) {
 			a.unstick(ctx, pm, &receiver)
+			a.endStranded(ctx, pm)
 			a.tend(ctx, since, &tended)
 			if stopped = countStopped(pm, stopped); stopped == stoppedLooks {
 				if err := a.endHung(ctx, pm); err != nil {
