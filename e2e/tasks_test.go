@@ -105,7 +105,7 @@ func (k *tasks) end() {
 	k.finish()
 }
 
-// Ensure the tasks of docs/tasks.md do what the page says, as they stand there.
+// Ensure the tasks of docs/tasks.md do what the page says, as they stand there. Those that need systemd are TestMachines'.
 func TestTasks(t *testing.T) {
 	all := taskBlocks(t)
 	command := built(t, buildCommand)
@@ -120,28 +120,6 @@ func TestTasks(t *testing.T) {
 	}
 	c := testCluster(t, "tasks", o)
 	started := func(s *scenario, node string) string { return s.sql(node, "SELECT pg_postmaster_start_time()") }
-
-	t.Run("Minor upgrade of PostgreSQL", func(t *testing.T) {
-		s := c.begin(t, 5*time.Minute, true)
-		k := s.tasks("Minor upgrade of PostgreSQL", all)
-		was, before := s.timeline(s.old), map[string]string{}
-		for _, n := range s.lab.Names {
-			before[n] = started(s, n)
-		}
-		for len(k.blocks) > 0 {
-			k.do()
-		}
-		s.promoted(s.others[0])
-		if now := s.timeline(s.others[0]); now != was+1 {
-			t.Errorf("timeline %d, it was %d: expected one handover", now, was)
-		}
-		for _, n := range s.lab.Names {
-			if now := started(s, n); now == before[n] {
-				t.Errorf("the server of %s runs since %s: it was not started anew, so that an upgrade would not have come into force", n, now)
-			}
-		}
-		k.end()
-	})
 
 	t.Run("Upgrade of pgbaton", func(t *testing.T) {
 		s := c.begin(t, 4*time.Minute, true)
@@ -170,27 +148,6 @@ func TestTasks(t *testing.T) {
 		s.finish()
 	})
 
-	t.Run("Add a node", func(t *testing.T) {
-		s := c.begin(t, 4*time.Minute, true)
-		k := s.tasks("Add a node", all)
-		n := k.names["n3"]
-		s.must(s.lab.StopCluster(s.ctx, n))
-		for _, d := range []string{"data", "lib"} { // a new machine has neither
-			entries, err := filepath.Glob(filepath.Join(s.lab.Dir, "nodes", n, d, "*"))
-			s.must(err)
-			for _, e := range entries {
-				s.must(os.RemoveAll(e))
-			}
-		}
-		s.stage("%s has nothing of PostgreSQL's and of pgbaton's", n)
-		k.do()
-		s.must(s.lab.StartCluster(s.ctx, n))
-		k.do()
-		s.mayBePromoted(n)
-		k.end()
-		s.handoverTo(n)
-	})
-
 	t.Run("Maintenance", func(t *testing.T) {
 		s := c.begin(t, 5*time.Minute, true)
 		k := s.tasks("Maintenance", all)
@@ -213,34 +170,6 @@ func TestTasks(t *testing.T) {
 
 	t.Run("When nobody is promoted", func(t *testing.T) { tasksNobody(t, c, all) })
 
-	t.Run("Remove a node", func(t *testing.T) {
-		s := c.begin(t, 4*time.Minute, true)
-		k := s.tasks("Remove a node", all)
-		gone := k.names["n3"]
-		k.do()
-		s.must(s.lab.StopCluster(s.ctx, gone))
-		s.must(s.lab.Power(s.ctx, gone, false))
-		for _, n := range []string{k.names["n1"], k.names["n2"]} {
-			path := filepath.Join(s.lab.Dir, "nodes", n, "root/etc/corosync/corosync.conf")
-			b, err := os.ReadFile(path)
-			s.must(err)
-			section := regexp.MustCompile(`(?s)\s*node \{[^}]*\b` + gone + `\b[^}]*\}`)
-			if !section.Match(b) {
-				t.Fatalf("%s has no section of %s:\n%s", path, gone, b)
-			}
-			s.must(os.WriteFile(path, section.ReplaceAll(b, nil), 0o644))
-		}
-		k.do()
-		code, text := s.pgbaton(k.names["n1"], "switchover", "--yes")
-		s.expect(code, 0, text, "Done:", k.names["n2"]+" is the primary")
-		if strings.Contains(text, gone) {
-			t.Errorf("%s is removed, and pgbaton still speaks of it:\n%s", gone, text)
-		}
-		if len(k.blocks) > 0 {
-			t.Errorf("not run: %+v", k.blocks)
-		}
-		s.stopLoad()
-	})
 	// What is left is not the cluster that others expect.
 	if err := endCluster(); err != nil {
 		t.Error(err)
