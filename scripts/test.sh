@@ -67,7 +67,7 @@ lab() { go test -count=1 -timeout 5m -v ./internal/lab; }
 
 # The tests on a cluster run as two programs side by side, each with one lab at a time: a lab mostly waits, for monitors,
 # time-outs and nodes that boot. What the second program does not name, the first runs.
-second='^(TestStrandedSender|TestRollBack|TestHandoverWhile|TestQuorum|TestVersions|TestOCFTester|TestMonitor|TestBadInput|TestFailure|TestColdStart|TestShape|TestMaxLag|TestTraps_Cluster|TestHung|TestSlowIsNotDead)'
+second='^(TestStranded|TestRollBack|TestHandoverWhile|TestQuorum|TestVersions|TestOCFTester|TestMonitor|TestBadInput|TestFailure|TestColdStart|TestShape|TestMaxLag|TestTraps_Cluster|TestHung|TestSlowIsNotDead)'
 
 # Left to make soak, said aloud, because they are long.
 later=${PGBATON_E2E_LATER-'^(TestNetwork|TestTwins|TestKill|TestConsole_Killed|TestSetup_Killed|TestConsole_Check|TestColdStart|TestRewindKilled|TestHung|TestSlowIsNotDead|TestMaxLag|TestTasks|TestMachines|TestSetup_New|TestLateReturns)$'}

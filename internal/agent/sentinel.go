@@ -74,6 +74,7 @@ func (a *Agent) sentinel(ctx context.Context) error {
 	idle := a.clock.Now()
 	asked := idle
 	var revivals []time.Time
+	had := addresses{}
 	var tended, crashed, stalled time.Time
 	for ctx.Err() == nil {
 		pm, err := a.pg.Postmaster()
@@ -89,7 +90,7 @@ func (a *Agent) sentinel(ctx context.Context) error {
 		recovery := crashed // since when a primary recovers from a crash, zero if it does not
 		for !watch(pm.Process, sentinelInterval) {
 			a.unstick(ctx, pm, &receiver)
-			a.endStranded(ctx, pm)
+			a.endStranded(ctx, pm, had)
 			a.tend(ctx, since, &tended)
 			if stopped = countStopped(pm, stopped); stopped == stoppedLooks {
 				if err := a.endHung(ctx, pm); err != nil {

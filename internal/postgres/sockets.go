@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"io"
+	"iter"
 	"net"
 	"net/netip"
 	"os"
@@ -14,40 +15,49 @@ import (
 	"strings"
 )
 
-// Stranded tells of a server process whether its TCP connection has been cut off by the loss of an address: it is connected
-// by one that this node does not have any more (a virtual IP that moved away), and what it has sent since is sent again and
-// again without an answer. The first alone does not say it: a kernel can be told to serve addresses that no interface has.
-func (p Process) Stranded() (local netip.AddrPort, stranded bool) {
-	inodes := map[string]bool{}
-	files, _ := filepath.Glob(procPath(p.PID, "fd/*"))
-	for _, f := range files {
-		if to, err := os.Readlink(f); err == nil && strings.HasPrefix(to, "socket:[") {
-			inodes[strings.TrimSuffix(strings.TrimPrefix(to, "socket:["), "]")] = true
-		}
-	}
-	if len(inodes) == 0 {
-		return netip.AddrPort{}, false
-	}
-	own, err := ownAddresses()
-	if err != nil {
-		return netip.AddrPort{}, false
-	}
+// Connection is an established TCP connection as this node's kernel has it.
+type Connection struct {
+	Local netip.AddrPort
+	// Unanswered: what it has in its queue was sent again, or room for it was asked for again, without an answer.
+	Unanswered bool
+
+	inode string
+}
+
+// Connected lists the children of a postmaster with the TCP connection that each has, if it is one that the caller wants:
+// nothing else of them is looked at.
+func (p Process) Connected(want func(Connection) bool) map[Process]Connection {
+	wanted := map[string]Connection{}
 	for _, name := range []string{"net/tcp", "net/tcp6"} {
 		f, err := os.Open(procPath(p.PID, name))
 		if err != nil {
 			continue
 		}
-		c, found := unanswered(f, inodes)
+		for c := range connections(f) {
+			if want(c) {
+				wanted["socket:["+c.inode+"]"] = c
+			}
+		}
 		f.Close()
-		if found && !own[c.Addr()] && !c.Addr().IsLoopback() {
-			return c, p.Alive()
+	}
+	if len(wanted) == 0 {
+		return nil
+	}
+	found := map[Process]Connection{}
+	for child := range p.Children() {
+		files, _ := filepath.Glob(procPath(child.PID, "fd/*"))
+		for _, f := range files {
+			to, err := os.Readlink(f)
+			if c, ok := wanted[to]; ok && err == nil {
+				found[child] = c
+			}
 		}
 	}
-	return netip.AddrPort{}, false
+	return found
 }
 
-// ownAddresses are those of this node's interfaces.
-func ownAddresses() (map[netip.Addr]bool, error) {
+// OwnAddresses are those of this node's interfaces.
+func OwnAddresses() (map[netip.Addr]bool, error) {
 	list, err := net.InterfaceAddrs()
 	if err != nil {
 		return nil, err
@@ -61,29 +71,30 @@ func ownAddresses() (map[netip.Addr]bool, error) {
 	return own, nil
 }
 
-// unanswered finds in a table of TCP connections, which Linux shows as /proc/net/tcp (proc_net_tcp.rst in its
-// documentation), an established one of these sockets with something in its send queue that has been sent more than once, or
-// asked for room more than once.
-func unanswered(table io.Reader, inodes map[string]bool) (local netip.AddrPort, found bool) {
-	const established = "01"
-	for sc := bufio.NewScanner(table); sc.Scan(); {
-		// sl local_address rem_address st tx_queue:rx_queue tr:tm->when retrnsmt uid timeout inode
-		f := strings.Fields(sc.Text())
-		if len(f) < 10 || f[3] != established || !inodes[f[9]] {
-			continue
-		}
-		queue, _, _ := strings.Cut(f[4], ":")
-		sent, err1 := strconv.ParseUint(queue, 16, 64)
-		again, err2 := strconv.ParseUint(f[6], 16, 64)
-		probes, err3 := strconv.ParseUint(f[8], 10, 64)
-		if errors.Join(err1, err2, err3) != nil || sent == 0 || again+probes < 2 {
-			continue
-		}
-		if local, err := tableAddress(f[1]); err == nil {
-			return local, true
+// connections reads the established ones of a table that Linux shows as /proc/net/tcp (networking/proc_net_tcp.rst in its
+// documentation).
+func connections(table io.Reader) iter.Seq[Connection] {
+	return func(yield func(Connection) bool) {
+		const established = "01"
+		for sc := bufio.NewScanner(table); sc.Scan(); {
+			// sl local_address rem_address st tx_queue:rx_queue tr:tm->when retrnsmt uid timeout inode
+			f := strings.Fields(sc.Text())
+			if len(f) < 10 || f[3] != established {
+				continue
+			}
+			queue, _, _ := strings.Cut(f[4], ":")
+			sent, err1 := strconv.ParseUint(queue, 16, 64)
+			again, err2 := strconv.ParseUint(f[6], 16, 64)
+			probes, err3 := strconv.ParseUint(f[8], 10, 64)
+			local, err4 := tableAddress(f[1])
+			if errors.Join(err1, err2, err3, err4) != nil {
+				continue
+			}
+			if !yield(Connection{Local: local, Unanswered: sent > 0 && again+probes > 1, inode: f[9]}) {
+				return
+			}
 		}
 	}
-	return netip.AddrPort{}, false
 }
 
 // tableAddress reads an address of that table: each 32 bits of it in this machine's order of bytes.

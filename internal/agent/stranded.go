@@ -1,0 +1,78 @@
+package agent
+
+import (
+	"context"
+	"net/netip"
+	"strings"
+	"syscall"
+
+	"github.com/pgbaton/pgbaton/internal/postgres"
+)
+
+// lostAfter is for how many looks in a row an address must be away to count as lost.
+const lostAfter = 2
+
+// addresses are those that this node has or had since its sentinel began to look: for how many looks each has been away.
+type addresses map[netip.Addr]int
+
+// look reports whether an address is lost.
+func (l addresses) look() (own map[netip.Addr]bool, lost bool, err error) {
+	own, err = postgres.OwnAddresses()
+	if err != nil {
+		return nil, false, err
+	}
+	for a := range own {
+		l[a] = 0
+	}
+	for a := range l {
+		if !own[a] {
+			l[a]++
+			lost = lost || l[a] >= lostAfter
+		}
+	}
+	return own, lost, nil
+}
+
+// endStranded ends the server processes of a standby whose peers were cut off when the virtual IP left this node.
+//
+// An old primary starts as a standby while the address is still there. Clients and the other standbys, which connect through
+// it, are its own for a moment; then the address goes, and nobody tells either side. A client's process waits for the next
+// statement until TCP gives up, for hours, and holds one of max_connections, which clients miss when the role comes back
+// here. A WAL sender, at the end of the old timeline, has sent all that it has and waits for the goodbye in a loop without a
+// pause (WalSndLoop in src/backend/replication/walsender.c): a processor each, until wal_sender_timeout.
+//
+// That an address is not on an interface does not say that it is lost: a kernel can be told to serve others. It must have
+// been there; or, for WAL senders, when this sentinel is younger than that, the connection must have something to say and get
+// no answer.
+func (a *Agent) endStranded(ctx context.Context, pm postgres.Postmaster, l addresses) {
+	own, lost, err := l.look()
+	if err != nil || !a.pg.HasStandbySignal() {
+		return // a primary loses the address only together with its role
+	}
+	senders := map[postgres.Process]bool{}
+	for p, title := range pm.Children() {
+		if strings.Contains(title, "walsender") {
+			senders[p] = true
+		}
+	}
+	if !lost && len(senders) == 0 {
+		return
+	}
+	cut := pm.Connected(func(c postgres.Connection) bool {
+		addr := c.Local.Addr()
+		return l[addr] >= lostAfter || c.Unanswered && !own[addr] && !addr.IsLoopback()
+	})
+	ended := map[netip.Addr]int{}
+	for p, c := range cut {
+		if addr := c.Local.Addr(); ctx.Err() == nil && (senders[p] || l[addr] >= lostAfter) {
+			if err := a.do("end-stranded", func() error { return p.Signal(syscall.SIGTERM) }); err != nil {
+				a.log.Warn("a connection that was cut off", "pid", p.PID, "error", err)
+				continue
+			}
+			ended[addr]++
+		}
+	}
+	for addr, n := range ended {
+		a.log.Info("this node has lost an address: ending the server processes that are connected by it", "address", addr, "processes", n)
+	}
+}
