@@ -186,11 +186,13 @@ func (i *Instance) Leftovers() ([]Process, error) {
 // Children lists the processes whose parent is p, with their titles.
 func (p Process) Children() map[Process]string {
 	found := map[Process]string{}
-	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", p.PID, p.PID))
 	var pids []string
-	if err == nil {
-		pids = strings.Fields(string(data))
-	} else if dirs, err := os.ReadDir("/proc"); err == nil {
+	threads, _ := filepath.Glob(procPath(p.PID, "task/*/children")) // a postmaster has one thread; others start children from any
+	for _, t := range threads {
+		data, _ := os.ReadFile(t)
+		pids = append(pids, strings.Fields(string(data))...)
+	}
+	if dirs, err := os.ReadDir("/proc"); len(threads) == 0 && err == nil {
 		for _, d := range dirs { // a kernel without CONFIG_PROC_CHILDREN
 			pids = append(pids, d.Name())
 		}
