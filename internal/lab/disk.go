@@ -75,7 +75,12 @@ func (o Options) thaw(node string) {
 }
 
 // removeDir removes a lab's directory, and the disks that are mounted below it.
-func removeDir(dir string) error { return errors.Join(unmountDisks(dir), os.RemoveAll(dir)) }
+func removeDir(dir string) error {
+	if err := errors.Join(unmountDisks(dir), removeCgroups(dir)); err != nil {
+		return err
+	}
+	return os.RemoveAll(dir)
+}
 
 // unmountDisks takes away whatever is mounted below a lab's directory.
 func unmountDisks(dir string) error {

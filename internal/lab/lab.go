@@ -321,9 +321,6 @@ func (l *Lab) Down(ctx context.Context) error {
 	if err := l.Kill(ctx); err != nil {
 		return err
 	}
-	if err := l.removeCgroups(); err != nil {
-		return err
-	}
 	if err := removeDir(l.Dir); err != nil {
 		return fmt.Errorf("remove the files of lab %s: %w", l.Name, err)
 	}

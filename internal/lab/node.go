@@ -114,7 +114,7 @@ func mountRoot(o Options, node string) error {
 		)
 	}
 	if o.Systemd && node != Client {
-		mounts = append(mounts, systemdMounts()...)
+		mounts = append(mounts, systemdMounts(root)...)
 	}
 	for _, dev := range []string{"null", "zero", "full", "random", "urandom", "tty"} {
 		mounts = append(mounts, mount{"/dev/" + dev, "dev/" + dev, "", syscall.MS_BIND, ""})

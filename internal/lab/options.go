@@ -68,8 +68,8 @@ type Options struct {
 	LogicalWAL bool              // wal_level=logical
 	Disks      bool              // each node's data directory is a disk of its own, for HangDisk
 
-	// Systemd boots the nodes as Debian does, with pcsd, and with no cluster: neither corosync.conf nor a CIB is there, and
-	// PostgreSQL's files are in place on every node but do not run. Up returns when all have booted.
+	// Systemd boots the nodes as Debian does: with pcsd, with PostgreSQL, which systemd starts as its package has it, and with
+	// no cluster: there is neither a corosync.conf nor a CIB. Up returns when all have booted.
 	Systemd bool
 
 	// Major is PostgreSQL's major version, "15". Up sets it.
@@ -241,6 +241,10 @@ func requirements(o Options) error {
 	need("nftables", "/usr/sbin/nft")
 	need("iproute2", "ip")
 	need("util-linux", "nsenter")
+	if o.Systemd {
+		need("systemd", systemdPath)
+		need("pcs", "/usr/sbin/pcsd")
+	}
 	if o.Agent == "pgsqlms" {
 		need("resource-agents-paf", "/usr/lib/ocf/resource.d/heartbeat/pgsqlms")
 	}

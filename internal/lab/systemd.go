@@ -20,15 +20,23 @@ import (
 // poweroff is the signal that makes systemd shut down in good order: SIGRTMIN+4 (systemd(1)), in the C library's numbers.
 const poweroff = syscall.Signal(34 + 4)
 
+const systemdPath = "/lib/systemd/systemd"
+
 // cgroupParent is below the root of the cgroups, version 2.
 const cgroupParent = "pgbaton-lab"
+
+// cgroupMount is where a lab's supervisor mounts the cgroups, below the lab's directory.
+const cgroupMount = "cgroup"
+
+// cgroupName is that of the cgroup of a lab in that directory, as of which there is only one.
+func cgroupName(dir string) string { return strings.ReplaceAll(strings.Trim(dir, "/"), "/", "-") }
 
 // makeCgroups mounts the cgroups where only the supervisor and what it starts see them: before that its mounts must be private.
 func (s *supervisor) makeCgroups() error {
 	if !s.o.Systemd {
 		return nil
 	}
-	at := filepath.Join(s.o.Dir, "cgroup")
+	at := filepath.Join(s.o.Dir, cgroupMount)
 	if err := os.MkdirAll(at, 0o755); err != nil {
 		return err
 	}
@@ -40,16 +48,18 @@ func (s *supervisor) makeCgroups() error {
 
 // cgroup is a node's cgroup, made if it is not there.
 func (s *supervisor) cgroup(node string) (*os.File, error) {
-	dir := filepath.Join(s.o.Dir, "cgroup", cgroupParent, s.o.Name, node)
+	dir := filepath.Join(s.o.Dir, cgroupMount, cgroupParent, cgroupName(s.o.Dir), node)
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, err
 	}
 	return os.Open(dir)
 }
 
-// removeCgroups removes what makeCgroups and systemd have left: a cgroup outlives its processes.
-func (l *Lab) removeCgroups() error {
-	if !l.Systemd {
+// removeCgroups removes what makeCgroups and systemd have left, if the lab of that directory had cgroups: they outlive their
+// processes, and the supervisor.
+func removeCgroups(dir string) error {
+	at := filepath.Join(dir, cgroupMount)
+	if _, err := os.Stat(at); err != nil {
 		return nil
 	}
 	const script = `mount -t cgroup2 cgroup2 "$1" && { [ ! -d "$1/$2/$3" ] || find "$1/$2/$3" -depth -type d -exec rmdir {} +; } &&
@@ -57,9 +67,9 @@ func (l *Lab) removeCgroups() error {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
 	return Poll(ctx, 100*time.Millisecond, func() error { // the kernel counts a process a little longer than /proc shows it
-		out, err := exec.Command("unshare", "--mount", "sh", "-c", script, "sh", filepath.Join(l.Dir, "cgroup"), cgroupParent, l.Name).CombinedOutput()
+		out, err := exec.CommandContext(ctx, "unshare", "--mount", "sh", "-c", script, "sh", at, cgroupParent, cgroupName(dir)).CombinedOutput()
 		if err != nil {
-			return NotYet("remove the cgroups of lab %s: %v: %s", l.Name, err, out)
+			return NotYet("remove the cgroups of the lab in %s: %v: %s", dir, err, out)
 		}
 		return nil
 	})
@@ -75,8 +85,8 @@ func ownCgroups() error {
 	return nil
 }
 
-// systemdMounts are mounted after those of every node.
-func systemdMounts() []mount {
+// systemdMounts are mounted below a node's root after those of every node.
+func systemdMounts(root string) []mount {
 	const quiet = syscall.MS_NOSUID | syscall.MS_NOEXEC
 	readonly := func(target string) mount {
 		return mount{"", target, "", syscall.MS_REMOUNT | syscall.MS_BIND | syscall.MS_RDONLY | quiet | syscall.MS_NODEV, ""}
@@ -85,6 +95,10 @@ func systemdMounts() []mount {
 		{"devpts", "dev/pts", "devpts", quiet, "newinstance,ptmxmode=0666,mode=620,gid=5"},
 		{"cgroup2", "sys/fs/cgroup", "cgroup2", quiet | syscall.MS_NODEV, ""},
 		readonly("sys"),
+		// What is the kernel's own, and so every lab's and this machine's, is not this systemd's to set; the network's is.
+		{filepath.Join(root, "proc/sys"), "proc/sys", "", syscall.MS_BIND, ""},
+		{filepath.Join(root, "proc/sys/net"), "proc/sys/net", "", syscall.MS_BIND, ""},
+		readonly("proc/sys"),
 	}
 }
 
@@ -159,8 +173,7 @@ func (l *Lab) waitBooted(ctx context.Context) error {
 
 // execSystemd makes the first process of a node systemd. It does not return unless that fails.
 func execSystemd() error {
-	const path = "/lib/systemd/systemd"
-	return fmt.Errorf("exec %s: %w", path, syscall.Exec(path, []string{path}, []string{
+	return fmt.Errorf("exec %s: %w", systemdPath, syscall.Exec(systemdPath, []string{systemdPath}, []string{
 		"container=pgbaton-lab", "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C.UTF-8",
 	}))
 }
