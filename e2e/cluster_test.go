@@ -139,6 +139,12 @@ func ownLab(t *testing.T, name string, o lab.Options) *lab.Lab {
 	return l
 }
 
+// installAgent puts a file of a node in the place of its agent, as an upgrade does: there is one at every moment.
+func installAgent(ctx context.Context, l *lab.Lab, node, from string) error {
+	_, err := l.Run(ctx, node, "sh", "-c", "cp "+from+" "+agentInNode+".new && mv "+agentInNode+".new "+agentInNode)
+	return err
+}
+
 // useFaults puts the agent that reads the fault directory in place on all nodes, or the one without.
 func (c *cluster) useFaults(t *testing.T, on bool) {
 	t.Helper()
@@ -150,7 +156,7 @@ func (c *cluster) useFaults(t *testing.T, on bool) {
 		agent = faultyAgent
 	}
 	for _, n := range c.lab.Names {
-		if _, err := c.lab.Run(t.Context(), n, "sh", "-c", "cp "+agent+" "+agentInNode+".new && mv "+agentInNode+".new "+agentInNode); err != nil {
+		if err := installAgent(t.Context(), c.lab, n, agent); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -344,7 +344,7 @@ func recoverySlow(s *scenario) {
 		s.run(s.status().Asked, "crm_resource", "-r", lab.Resource, "-d", "crash_recovery_limit")
 	}()
 	// One that has not counted the crashes of the stories before: after four in ten minutes it does not try again.
-	s.run(s.old, "sh", "-c", "cp "+agentInNode+" "+agentInNode+".new && mv "+agentInNode+".new "+agentInNode)
+	s.must(installAgent(s.ctx, s.lab, s.old, agentInNode))
 	s.await(healLimit, func() error { return newSentinel(s, s.old) })
 	was, began := s.timeline(s.old), time.Now()
 	// So much to replay that its recovery can be caught.

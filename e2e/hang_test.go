@@ -63,8 +63,8 @@ func diskHangs(s *scenario) {
 	}
 	s.returned(s.old, now)
 	r := s.takenOver(now, was, "hang", hungLimit)
-	if r.Writes() > 0 {
-		s.t.Errorf("%d acknowledged writes are lost", r.Writes())
+	if r.LostWrites() > 0 {
+		s.t.Errorf("%d acknowledged writes are lost", r.LostWrites())
 	}
 }
 
@@ -113,8 +113,8 @@ func writerStopped(s *scenario) {
 	fork := s.fork(now, s.timeline(now), was)
 	s.missing(now, began, int64(s.lastRecord(s.old, was, fork).end-fork))
 	s.returned(s.old, now)
-	if r := s.takenOver(now, was, "hang", hungLimit); r.Writes() > 0 {
-		s.t.Errorf("%d acknowledged writes are lost", r.Writes())
+	if r := s.takenOver(now, was, "hang", hungLimit); r.LostWrites() > 0 {
+		s.t.Errorf("%d acknowledged writes are lost", r.LostWrites())
 	}
 }
 
@@ -231,9 +231,9 @@ func diskFull(s *scenario) {
 	s.returned(s.old, now)
 	r := s.load.Stop()
 	s.load = nil
-	s.t.Logf("%d rows acknowledged, %d writes lost; %s says %v", r.Acknowledged, r.Writes(), now, said)
-	if r.CheckError != "" || r.Writes() > only {
-		s.t.Errorf("%d writes are lost, %d were committed in WAL that %s did not have (%s)", r.Writes(), only, now, r.CheckError)
+	s.t.Logf("%d rows acknowledged, %d writes lost; %s says %v", r.Acknowledged, r.LostWrites(), now, said)
+	if r.CheckError != "" || r.LostWrites() > only {
+		s.t.Errorf("%d writes are lost, %d were committed in WAL that %s did not have (%s)", r.LostWrites(), only, now, r.CheckError)
 	}
 	for _, o := range r.Overlaps {
 		s.t.Errorf("two writable nodes: %+v", o)

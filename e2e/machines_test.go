@@ -16,8 +16,8 @@ import (
 	"github.com/pgbaton/pgbaton/internal/load"
 )
 
-// machines are nodes as people have them: Debian booted by systemd, with pcsd, PostgreSQL's files, and no cluster. upgrade are
-// the packages of a minor upgrade, which a node can install without a network.
+// machines are nodes as people have them: Debian booted by systemd, with pcsd, PostgreSQL, and no cluster. upgrade are the
+// packages of a minor upgrade, which a node can install without a network.
 func machines(t *testing.T, upgrade []string) *cluster {
 	t.Helper()
 	o := ordinary()
@@ -38,14 +38,16 @@ func packages(t *testing.T) (debs []string, version string) {
 	if err := os.Mkdir(filepath.Join(dir, "partial"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	out, err := exec.Command("apt-get", "install", "-y", "--only-upgrade", "--download-only", "-o", "Dir::Cache::archives="+dir, "postgresql-15").CombinedOutput()
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+	defer cancel()
+	out, err := exec.CommandContext(ctx, "apt-get", "install", "-y", "--only-upgrade", "--download-only", "-o", "Dir::Cache::archives="+dir, "postgresql-15").CombinedOutput()
 	if err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	if debs, err = filepath.Glob(filepath.Join(dir, "*.deb")); err != nil {
 		t.Fatal(err)
 	}
-	out, err = exec.Command("apt-cache", "policy", "postgresql-15").CombinedOutput()
+	out, err = exec.CommandContext(ctx, "apt-cache", "policy", "postgresql-15").CombinedOutput()
 	m := regexp.MustCompile(`Candidate: (\d+\.\d+)`).FindSubmatch(out)
 	if err != nil || m == nil {
 		t.Fatalf("%v\n%s", err, out)
@@ -121,7 +123,6 @@ func TestMachines(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	s.fenced = []string{}
 	t.Logf("PostgreSQL %s is the newest, %d packages have it", version, len(debs))
 
 	// A cluster of two, from nothing.
@@ -268,7 +269,7 @@ func TestMachines(t *testing.T) {
 	gone("by hand")
 
 	r := s.stopLoad()
-	s.stage("%d rows acknowledged, %d writes lost", r.Acknowledged, r.Writes())
+	s.stage("%d rows acknowledged, %d writes lost", r.Acknowledged, r.LostWrites())
 	if f := fencings(t, c.lab); len(f) > 0 {
 		t.Errorf("fenced: %q", f)
 	}

@@ -37,7 +37,7 @@ func (s *scenario) finish() load.Report {
 	s.must(s.lab.WaitIdle(s.within(healLimit)))
 	s.noFailures()
 	s.sameRows()
-	s.stage("%d rows acknowledged, %d writes lost; all nodes stream and have the same rows", r.Acknowledged, r.Writes())
+	s.stage("%d rows acknowledged, %d writes lost; all nodes stream and have the same rows", r.Acknowledged, r.LostWrites())
 	return r
 }
 
@@ -182,9 +182,9 @@ func (s *scenario) takenOver(now string, was uint32, mark string, limit time.Dur
 	fork := s.fork(now, s.timeline(now), was)
 	end := s.lastRecord(s.old, was, fork).end
 	only := s.commitsAfter(s.old, was, fork)
-	s.t.Logf("%d rows acknowledged, %d writes lost; the WAL of %s runs %d bytes past the fork, %d transactions", r.Acknowledged, r.Writes(), s.old, end-fork, only)
-	if r.CheckError != "" || r.Writes() > only {
-		s.t.Errorf("%d writes are lost, %d were committed in WAL that %s did not have (%s)", r.Writes(), only, now, r.CheckError)
+	s.t.Logf("%d rows acknowledged, %d writes lost; the WAL of %s runs %d bytes past the fork, %d transactions", r.Acknowledged, r.LostWrites(), s.old, end-fork, only)
+	if r.CheckError != "" || r.LostWrites() > only {
+		s.t.Errorf("%d writes are lost, %d were committed in WAL that %s did not have (%s)", r.LostWrites(), only, now, r.CheckError)
 	}
 	for _, o := range r.Overlaps {
 		s.t.Errorf("two writable nodes: %+v", o)

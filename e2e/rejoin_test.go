@@ -286,7 +286,7 @@ func (s *scenario) watchOut(node string) *outWatch {
 			}
 			over := slices.ContainsFunc(s.logs.From(began), func(l follow.Line) bool { return l.Node == node && l.Msg == "rewound and started" })
 			n := st.Node(node)
-			if over || !counts(n) {
+			if over || !shownStarted(n) {
 				continue
 			}
 			w.looked++
@@ -298,14 +298,14 @@ func (s *scenario) watchOut(node string) *outWatch {
 	return w
 }
 
-// counts tells whether crm_mon shows a node's instance as started. A node without power has none.
-func counts(n lab.NodeStatus) bool {
+// shownStarted tells whether crm_mon shows a node's instance as started. A node without power has none.
+func shownStarted(n lab.NodeStatus) bool {
 	return n.Power && (n.Role == "Unpromoted" || n.Role == "Promoted")
 }
 
 // unmarked says what is wrong with a node if it has diverged: it is started, and has no mark, or a score that could be promoted.
 func unmarked(n lab.NodeStatus) string {
-	if !counts(n) || n.Score == "-INFINITY" && n.Attributes[statusAttribute] != "" {
+	if !shownStarted(n) || n.Score == "-INFINITY" && n.Attributes[statusAttribute] != "" {
 		return ""
 	}
 	return fmt.Sprintf("%s: %s, score %q, says %q", time.Now().Format("15:04:05.000"), n.Role, n.Score, n.Attributes[statusAttribute])

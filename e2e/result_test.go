@@ -18,7 +18,7 @@ func (s *scenario) endLoad() load.Report {
 	r := s.load.Stop()
 	s.load = nil
 	s.result.Acknowledged += r.Acknowledged
-	s.result.Lost += r.Writes()
+	s.result.Lost += r.LostWrites()
 	s.result.TwoWritable += len(r.Overlaps)
 	for _, a := range r.Anomalies {
 		s.t.Error(a)

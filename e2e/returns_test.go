@@ -370,8 +370,8 @@ func (s *scenario) allBack(now string, rows int, off ...string) load.Report {
 	s.must(noRefusals(s.ctx, s.lab))
 	s.stage("all nodes stream, and may be promoted")
 	r := s.endLoad()
-	if r.CheckError != "" || r.Writes() > rows {
-		s.t.Errorf("%d acknowledged writes are lost, %d were committed in WAL that nobody else had (%s)", r.Writes(), rows, r.CheckError)
+	if r.CheckError != "" || r.LostWrites() > rows {
+		s.t.Errorf("%d acknowledged writes are lost, %d were committed in WAL that nobody else had (%s)", r.LostWrites(), rows, r.CheckError)
 	}
 	for _, o := range r.Overlaps {
 		s.t.Errorf("two writable nodes: %+v", o)
@@ -393,7 +393,7 @@ func (s *scenario) allBack(now string, rows int, off ...string) load.Report {
 	s.sameRows()
 	s.run(now, "crm_resource", "--cleanup")
 	s.must(s.lab.WaitIdle(s.within(healLimit)))
-	s.stage("%d rows acknowledged, %d writes lost of %d transactions that could be; fenced %v; all nodes have the same rows", r.Acknowledged, r.Writes(), rows, s.fencedSince())
+	s.stage("%d rows acknowledged, %d writes lost of %d transactions that could be; fenced %v; all nodes have the same rows", r.Acknowledged, r.LostWrites(), rows, s.fencedSince())
 	return r
 }
 

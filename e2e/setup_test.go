@@ -114,8 +114,8 @@ func (s *scenario) setup(node string, args ...string) (code int, text string) {
 	time.Sleep(2 * time.Second) // what Pacemaker would do now it would do at once
 	s.sameStarts(was, "setup "+strings.Join(args, " "))
 	r := s.stopLoad()
-	if len(r.Errors) > 0 || r.Writes() > 0 {
-		s.t.Errorf("setup %v: clients noticed: %v, %d rows lost", args, r.Errors, r.Lost)
+	if len(r.Errors) > 0 || r.LostWrites() > 0 {
+		s.t.Errorf("setup %v: clients noticed: %v, %d writes lost", args, r.Errors, r.LostWrites())
 	}
 	s.noFailures()
 	s.stage("setup %s: exit code %d, %d rows acknowledged, longest gap %.0f ms", strings.Join(args, " "), code, r.Acknowledged, r.Longest.Ms)

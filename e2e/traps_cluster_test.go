@@ -211,8 +211,8 @@ func failureAfterChange(s *scenario) {
 	} else if regexp.MustCompile(fmt.Sprintf(`(?m)^%d\t`, mid)).Match(b) {
 		from = s.fork(now, s.timeline(now), mid)
 	} // otherwise nobody had heard of that timeline, and everything on it is gone
-	if only := s.commitsAfter(to, mid, from); r.CheckError != "" || r.Writes() > only {
-		s.t.Errorf("%d writes are lost, %d were committed in WAL that %s did not have (%s)", r.Writes(), only, now, r.CheckError)
+	if only := s.commitsAfter(to, mid, from); r.CheckError != "" || r.LostWrites() > only {
+		s.t.Errorf("%d writes are lost, %d were committed in WAL that %s did not have (%s)", r.LostWrites(), only, now, r.CheckError)
 	}
 	for _, o := range r.Overlaps {
 		s.t.Errorf("two writable nodes: %+v", o)

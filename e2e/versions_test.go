@@ -102,7 +102,7 @@ func versionCrash(t *testing.T, c *cluster) {
 		t.Errorf("fenced: %q, before: %q: a crash that can be cleaned up must not cost the node", now, s.fenced)
 	}
 	s.sameRows()
-	s.stage("crash of %s: %s is primary, outage %.0f ms, %d rows acknowledged, %d writes lost, failed actions %q", s.old, now, r.GapAfter("crash").Ms, r.Acknowledged, r.Lost, st.Failed)
+	s.stage("crash of %s: %s is primary, outage %.0f ms, %d rows acknowledged, %d writes lost, failed actions %q", s.old, now, r.GapAfter("crash").Ms, r.Acknowledged, r.LostWrites(), st.Failed)
 }
 
 // PostgreSQL's own numbers (src/include/access/xlogrecord.h, xlog_internal.h).

@@ -15,7 +15,7 @@ const lostAfter = 2
 // addresses are those that this node has or had since its sentinel began to look: for how many looks each has been away.
 type addresses map[netip.Addr]int
 
-// look reports whether an address is lost.
+// look counts one more look. It returns those that this node has now, and whether any is lost.
 func (l addresses) look() (own map[netip.Addr]bool, lost bool, err error) {
 	own, err = postgres.OwnAddresses()
 	if err != nil {
@@ -27,11 +27,13 @@ func (l addresses) look() (own map[netip.Addr]bool, lost bool, err error) {
 	for a := range l {
 		if !own[a] {
 			l[a]++
-			lost = lost || l[a] >= lostAfter
+			lost = lost || l.lost(a)
 		}
 	}
 	return own, lost, nil
 }
+
+func (l addresses) lost(a netip.Addr) bool { return l[a] >= lostAfter }
 
 // endStranded ends the server processes of a standby whose peers were cut off when the virtual IP left this node.
 //
@@ -60,17 +62,19 @@ func (a *Agent) endStranded(ctx context.Context, pm postgres.Postmaster, l addre
 	}
 	cut := pm.Connected(func(c postgres.Connection) bool {
 		addr := c.Local.Addr()
-		return l[addr] >= lostAfter || c.Unanswered && !own[addr] && !addr.IsLoopback()
+		return l.lost(addr) || c.Unanswered && !own[addr] && !addr.IsLoopback()
 	})
 	ended := map[netip.Addr]int{}
 	for p, c := range cut {
-		if addr := c.Local.Addr(); ctx.Err() == nil && (senders[p] || l[addr] >= lostAfter) {
-			if err := a.do("end-stranded", func() error { return p.Signal(syscall.SIGTERM) }); err != nil {
-				a.log.Warn("a connection that was cut off", "pid", p.PID, "error", err)
-				continue
-			}
-			ended[addr]++
+		addr := c.Local.Addr()
+		if ctx.Err() != nil || !senders[p] && !l.lost(addr) {
+			continue
 		}
+		if err := a.do("end-stranded", func() error { return p.Signal(syscall.SIGTERM) }); err != nil {
+			a.log.Warn("a server process that is connected by an address which this node has lost goes on", "pid", p.PID, "error", err)
+			continue
+		}
+		ended[addr]++
 	}
 	for addr, n := range ended {
 		a.log.Info("this node has lost an address: ending the server processes that are connected by it", "address", addr, "processes", n)

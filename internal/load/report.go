@@ -79,8 +79,8 @@ type Report struct {
 	end          time.Duration
 }
 
-// Writes is how many acknowledged writes are lost, of whatever kind.
-func (r *Report) Writes() (lost int) { return r.Lost + r.LostAppends }
+// LostWrites is how many acknowledged writes are lost, rows and appends.
+func (r *Report) LostWrites() int { return r.Lost + r.LostAppends }
 
 // Err is what no run may show: writes lost, doubled or reordered, stale reads, two writable nodes, or no way to know.
 func (r *Report) Err() error {
