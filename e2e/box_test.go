@@ -175,7 +175,13 @@ func (b *box) command(ctx context.Context, env []string, argv ...string) *exec.C
 // exec runs a program in the box.
 func (b *box) exec(env []string, argv ...string) result {
 	b.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), boxPatience)
+	return b.execWithin(boxPatience, env, argv...)
+}
+
+// execWithin is exec for a program that runs many actions.
+func (b *box) execWithin(patience time.Duration, env []string, argv ...string) result {
+	b.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	cmd := b.command(ctx, env, argv...)
 	var stdout, stderr bytes.Buffer

@@ -180,7 +180,7 @@ func (s *scenario) staysOut(node, says, lacking string) {
 	s.t.Helper()
 	text := ""
 	s.await(healLimit, func() error {
-		st, err := s.lab.Status(s.ctx)
+		st, err := s.lab.View(s.ctx)
 		if err != nil {
 			return lab.NotYet("%v", err)
 		}
@@ -215,7 +215,7 @@ func longGone(s *scenario) {
 	was, gone, away := s.timeline(s.old), s.others[0], s.others[1]
 	s.must(s.lab.Power(s.ctx, gone, false))
 	s.await(roleLimit, func() error {
-		st, err := s.lab.Status(s.ctx)
+		st, err := s.lab.View(s.ctx)
 		if err != nil || st.Node(gone).Online {
 			return lab.NotYet("%s is not lost yet (%v)", gone, err)
 		}

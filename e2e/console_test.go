@@ -105,7 +105,9 @@ func (s *scenario) pgbaton(node string, args ...string) (code int, text string) 
 // moves are the constraints of moves and bans that stand in the configuration.
 func (s *scenario) moves() []string {
 	s.t.Helper()
-	return slices.DeleteFunc(s.status().Location, func(id string) bool { return !strings.HasPrefix(id, "cli-") })
+	st, err := s.lab.Status(s.ctx)
+	s.must(err)
+	return slices.DeleteFunc(st.Location, func(id string) bool { return !strings.HasPrefix(id, "cli-") })
 }
 
 func (s *scenario) noMoves() {

@@ -32,6 +32,7 @@ const (
 	crashLimit   = 2500 * time.Millisecond // the primary's postmaster is killed: until clients write again
 	revivalLimit = 5 * time.Second         // a standby is killed: until it streams again
 	blinkLimit   = time.Second             // what counts as no outage on a machine that is busy with a whole cluster
+	lossLimit    = 6 * time.Second         // the primary's node is gone, from when corosync has seen it until clients write again
 )
 
 // Ensure the cluster survives the failures of one node's PostgreSQL, by their numbers in the list of scenarios.
@@ -280,7 +281,7 @@ func powerOff(s *scenario) {
 		s.t.Logf("fenced after %.2f s", at.Sub(off).Seconds())
 	}
 	s.returned(s.old, now)
-	s.takenOver(now, was, "power off", 10*time.Second)
+	s.takenOver(now, was, "power off", s.lab.LossSeen()+lossLimit)
 }
 
 // attrdKilled ends Pacemaker's attribute manager under a healthy primary, whose score goes with it. Nobody notices.

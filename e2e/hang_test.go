@@ -259,7 +259,7 @@ func (s *scenario) notRestarted(was uint32, before int) {
 func (s *scenario) degraded(text string) {
 	s.t.Helper()
 	s.await(40*time.Second, func() error {
-		st, err := s.lab.Status(s.ctx)
+		st, err := s.lab.View(s.ctx)
 		if err != nil {
 			return lab.NotYet("%v", err)
 		}

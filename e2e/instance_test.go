@@ -260,8 +260,9 @@ func (in *instance) postmaster() int {
 // processes are the server processes with the instance's data directory as working directory, zombies not included.
 func (in *instance) processes() []int {
 	in.b.t.Helper()
-	return pids(in.b.must("sh", "-c", `for p in /proc/[0-9]*; do
-	case $(readlink "$p/exe") in */postgres) [ "$(readlink "$p/cwd")" = "$1" ] && echo "${p#/proc/}";; esac
+	return pids(in.b.must("sh", "-c", `for p in $(find /proc -maxdepth 2 -path "/proc/[0-9]*/cwd" -lname "$1" 2>/dev/null); do
+	p=${p%/cwd}
+	case $(readlink "$p/exe") in */postgres) echo "${p#/proc/}";; esac
 done; true`, "processes", in.data))
 }
 

@@ -44,7 +44,7 @@ func (k *killTest) onFail(t *testing.T) {
 				}
 				if onFail == "block" {
 					time.Sleep(3 * time.Second)
-					s, err := k.lab.Status(ctx)
+					s, err := k.lab.View(ctx)
 					if err != nil {
 						t.Fatal(err)
 					}

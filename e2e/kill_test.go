@@ -142,7 +142,7 @@ func (k *killTest) begin(t *testing.T, plan killPlan) *attempt {
 	if err := noRefusals(ctx, k.lab); err != nil {
 		t.Fatal(err)
 	}
-	s, err := k.lab.Status(ctx)
+	s, err := k.lab.View(ctx)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -252,7 +252,7 @@ func (a *attempt) settle(from time.Time) killCost {
 	if err == nil {
 		fail(sameRows(heal, l))
 	}
-	s, serr := l.Status(a.ctx)
+	s, serr := l.View(a.ctx)
 	fail(serr)
 	if serr == nil {
 		cost.failed = s.Failed

@@ -34,7 +34,7 @@ func primaryIsolated(s *scenario) {
 	s.must(s.lab.HealAll(s.ctx))
 	s.onlyFenced(s.old)
 	s.returned(s.old, now)
-	s.takenOver(now, was, "cut", 10*time.Second)
+	s.takenOver(now, was, "cut", s.lab.LossSeen()+lossLimit)
 }
 
 func standbyIsolated(s *scenario) {

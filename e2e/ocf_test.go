@@ -8,6 +8,7 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 )
 
 // Ensure ocf-tester, of the package resource-agents, passes on the agent with a real instance.
@@ -22,7 +23,7 @@ func TestOCFTester(t *testing.T) {
 			for k, v := range in.params {
 				argv = append(argv, "-o", k+"="+v)
 			}
-			r := b.exec(nil, append(argv, boxAgent)...)
+			r := b.execWithin(5*time.Minute, nil, append(argv, boxAgent)...)
 			if r.code != 0 || !strings.Contains(r.stdout, "passed all tests") || strings.Contains(r.stdout, "* rc=") || r.stderr != "" {
 				t.Errorf("exit code %d\n%s%s\nserver: %s\nagent: %s", r.code, r.stdout, r.stderr, in.serverLog(), in.agentLog())
 			}

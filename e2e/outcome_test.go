@@ -106,7 +106,7 @@ func sameRows(ctx context.Context, l *lab.Lab) error {
 	}
 	// A client that was stopped may have left a statement that is still to commit. An idle backend whose client lost it when
 	// the address moved is nothing of that kind: it may stay for hours.
-	err = lab.Poll(ctx, 20*time.Millisecond, func() error {
+	err = lab.Poll(ctx, 100*time.Millisecond, func() error {
 		out, err := l.SQL(ctx, primary, "SELECT count(*) FROM pg_stat_activity WHERE usename = 'load' AND state <> 'idle'")
 		if err != nil || out != "0" {
 			return lab.NotYet("%s backends of the stopped clients still run on %s (%v)", out, primary, err)
@@ -131,7 +131,7 @@ func sameRows(ctx context.Context, l *lab.Lab) error {
 		if n == primary {
 			continue
 		}
-		err := lab.Poll(ctx, 20*time.Millisecond, func() error {
+		err := lab.Poll(ctx, 100*time.Millisecond, func() error {
 			out, err := l.SQL(ctx, n, "SELECT pg_last_wal_replay_lsn() >= '"+end+"'")
 			if err != nil || out != "t" {
 				return lab.NotYet("%s has not replayed up to %s (%v)", n, end, err)
@@ -256,7 +256,7 @@ func (s *scenario) returned(node, primary string) (streams bool) {
 	s.t.Helper()
 	var bare []string
 	s.await(healLimit, func() error {
-		st, err := s.lab.Status(s.ctx)
+		st, err := s.lab.View(s.ctx)
 		if err != nil {
 			return lab.NotYet("%v", err)
 		}

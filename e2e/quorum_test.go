@@ -45,7 +45,7 @@ func TestQuorum(t *testing.T) {
 		s.must(s.lab.Power(s.ctx, target, false))
 		s.must(s.lab.Power(s.ctx, s.old, true))
 		s.await(roleLimit, func() error {
-			st, err := s.lab.Status(s.ctx)
+			st, err := s.lab.View(s.ctx)
 			if err != nil || !st.Node(s.old).Online {
 				return lab.NotYet("%s is not back (%v)", s.old, err)
 			}
@@ -58,7 +58,7 @@ func TestQuorum(t *testing.T) {
 			away: `^refused: (` + away + ` left while ` + s.old + ` was primary|.*start ` + target + `|` + s.old + ` has more WAL)`,
 		} {
 			s.await(roleLimit, func() error {
-				st, err := s.lab.Status(s.ctx)
+				st, err := s.lab.View(s.ctx)
 				if err != nil {
 					return lab.NotYet("%v", err)
 				}
@@ -101,7 +101,7 @@ func (s *scenario) away(node string) {
 	s.t.Helper()
 	s.run(s.old, "crm_attribute", "-N", node, "-n", "standby", "-v", "on")
 	s.await(roleLimit, func() error {
-		st, err := s.lab.Status(s.ctx)
+		st, err := s.lab.View(s.ctx)
 		if err != nil || st.Node(node).Role != "Stopped" {
 			return lab.NotYet("%s is %q, expected no instance there (%v)", node, st.Node(node).Role, err)
 		}

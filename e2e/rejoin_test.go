@@ -166,7 +166,7 @@ func (s *scenario) keptOut(node, pattern string) string {
 	re := regexp.MustCompile(pattern)
 	var text string
 	s.await(healLimit, func() error {
-		st, err := s.lab.Status(s.ctx)
+		st, err := s.lab.View(s.ctx)
 		if err != nil {
 			return lab.NotYet("%v", err)
 		}
@@ -198,7 +198,7 @@ func (s *scenario) notRunning(node string, d time.Duration) {
 func (s *scenario) mayBePromoted(node string) {
 	s.t.Helper()
 	s.await(healLimit, func() error {
-		st, err := s.lab.Status(s.ctx)
+		st, err := s.lab.View(s.ctx)
 		if err != nil {
 			return lab.NotYet("%v", err)
 		}
@@ -280,7 +280,7 @@ func (s *scenario) watchOut(node string) *outWatch {
 	began := s.logs.Count()
 	w.done.Go(func() {
 		for ; ctx.Err() == nil; time.Sleep(100 * time.Millisecond) {
-			st, err := s.lab.Status(ctx)
+			st, err := s.lab.View(ctx)
 			if err != nil {
 				continue
 			}

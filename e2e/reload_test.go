@@ -75,7 +75,7 @@ func TestReloadAgent(t *testing.T) {
 		}
 		return true
 	})
-	s, err := l.Status(ctx)
+	s, err := l.View(ctx)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -325,7 +325,7 @@ func (o *outlets) power(node string) {
 func (s *scenario) isMember(node string) {
 	s.t.Helper()
 	s.await(healLimit, func() error {
-		if st, err := s.lab.Status(s.ctx); err != nil || !st.Node(node).Online {
+		if st, err := s.lab.View(s.ctx); err != nil || !st.Node(node).Online {
 			return lab.NotYet("%s is not online (%v)", node, err)
 		}
 		return nil

@@ -95,7 +95,7 @@ func moveCalledOff(t *testing.T, c *cluster) {
 	s.load.Mark("move")
 	s.move(target)
 	s.await(roleLimit, func() error {
-		st, err := s.lab.Status(s.ctx)
+		st, err := s.lab.View(s.ctx)
 		if err != nil || st.Node(target).Score != "-INFINITY" {
 			return lab.NotYet("the score of %s is %q, expected -INFINITY: %v", target, st.Node(target).Score, err)
 		}
@@ -296,7 +296,7 @@ func (s *scenario) refused(node string) {
 	s.t.Helper()
 	why := ""
 	s.await(roleLimit, func() error {
-		st, err := s.lab.Status(s.ctx)
+		st, err := s.lab.View(s.ctx)
 		if err != nil {
 			return lab.NotYet("%v", err)
 		}
@@ -315,7 +315,7 @@ func (s *scenario) wayOut(node string) {
 	s.t.Helper()
 	want := regexp.MustCompile(`the way out: let ` + s.old + ` come back \(crm_standby -D -N NODE .*pgbaton promote --accept-data-loss ` + node)
 	s.await(roleLimit, func() error {
-		st, err := s.lab.Status(s.ctx)
+		st, err := s.lab.View(s.ctx)
 		if err != nil {
 			return lab.NotYet("%v", err)
 		}

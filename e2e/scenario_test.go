@@ -103,7 +103,7 @@ func (s *scenario) powerOff(node string) {
 	s.t.Helper()
 	s.must(s.lab.Power(s.ctx, node, false))
 	s.await(roleLimit, func() error {
-		if st, err := s.lab.Status(s.ctx); err != nil || st.Node(node).Online {
+		if st, err := s.lab.View(s.ctx); err != nil || st.Node(node).Online {
 			return lab.NotYet("%s still is online (%v)", node, err)
 		}
 		return nil
@@ -116,7 +116,7 @@ func noRefusals(ctx context.Context, l *lab.Lab) error {
 	ctx, cancel := context.WithTimeout(ctx, healLimit)
 	defer cancel()
 	return lab.Poll(ctx, 100*time.Millisecond, func() error {
-		st, err := l.Status(ctx)
+		st, err := l.View(ctx)
 		if err != nil {
 			return lab.NotYet("%v", err)
 		}
@@ -145,7 +145,7 @@ func (s *scenario) must(err error) {
 
 func (s *scenario) status() *lab.Status {
 	s.t.Helper()
-	st, err := s.lab.Status(s.ctx)
+	st, err := s.lab.View(s.ctx)
 	s.must(err)
 	return st
 }
@@ -175,7 +175,7 @@ func (s *scenario) within(limit time.Duration) context.Context {
 // await polls until ok returns nil or an error that is not made by lab.NotYet.
 func (s *scenario) await(limit time.Duration, ok func() error) {
 	s.t.Helper()
-	s.must(lab.Poll(s.within(limit), 50*time.Millisecond, ok))
+	s.must(lab.Poll(s.within(limit), 100*time.Millisecond, ok))
 }
 
 // move orders the role to a node, as an operator does.
@@ -244,7 +244,7 @@ func (s *scenario) highest(primary string) *lab.Status {
 	s.t.Helper()
 	var last *lab.Status
 	s.await(healLimit, func() error {
-		st, err := s.lab.Status(s.ctx)
+		st, err := s.lab.View(s.ctx)
 		if err != nil {
 			return lab.NotYet("%v", err)
 		}
@@ -263,7 +263,7 @@ func (s *scenario) highest(primary string) *lab.Status {
 func (s *scenario) lifted(node string) {
 	s.t.Helper()
 	s.await(healLimit, func() error {
-		st, err := s.lab.Status(s.ctx)
+		st, err := s.lab.View(s.ctx)
 		if err != nil {
 			return lab.NotYet("%v", err)
 		}
@@ -333,7 +333,7 @@ func (s *scenario) cutStandby(nodes ...string) {
 // startLoad starts two clients with some work to do.
 func (s *scenario) startLoad(o load.Options) {
 	s.t.Helper()
-	o.Clients, o.Every, o.Appenders = 2, 10*time.Millisecond, 2
+	o.Clients, o.Every, o.Appenders = 2, 20*time.Millisecond, 2
 	var err error
 	s.load, err = load.Start(s.ctx, s.lab, o)
 	s.must(err)

@@ -91,7 +91,7 @@ func (s *scenario) settled() {
 	s.t.Helper()
 	s.streaming()
 	s.await(healLimit, func() error {
-		st, err := s.lab.Status(s.ctx)
+		st, err := s.lab.View(s.ctx)
 		if err != nil {
 			return lab.NotYet("%v", err)
 		}
@@ -283,7 +283,7 @@ func (s *scenario) setupRefused() {
 
 	s.standby(s.others[0], true)
 	s.await(healLimit, func() error {
-		if st, err := s.lab.Status(s.ctx); err != nil || st.Node(s.others[0]).Role == "Unpromoted" {
+		if st, err := s.lab.View(s.ctx); err != nil || st.Node(s.others[0]).Role == "Unpromoted" {
 			return lab.NotYet("%s still runs its instance (%v)", s.others[0], err)
 		}
 		return nil

@@ -68,7 +68,7 @@ func standbyPowerOff(s *scenario) {
 	s.powerOff(node)
 	s.stage("%s is off", node)
 	s.await(healLimit, func() error {
-		st, err := s.lab.Status(s.ctx)
+		st, err := s.lab.View(s.ctx)
 		if err != nil || !st.Node(node).Online {
 			return lab.NotYet("%s is not back (%v)", node, err)
 		}

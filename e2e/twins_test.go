@@ -118,7 +118,7 @@ func TestStaleNote(t *testing.T) {
 	_, err := s.faults(second).remove("pause")
 	s.must(err)
 	s.await(roleLimit, func() error {
-		st, err := s.lab.Status(s.ctx)
+		st, err := s.lab.View(s.ctx)
 		if err != nil || st.Node(second).Role != "Promoted" {
 			return lab.NotYet("%s is %q in Pacemaker's eyes, expected Promoted (%v)", second, st.Node(second).Role, err)
 		}
@@ -130,7 +130,7 @@ func TestStaleNote(t *testing.T) {
 	reason := regexp.MustCompile(`^refused: .`)
 	for _, n := range []string{first, s.others[1]} {
 		s.await(roleLimit, func() error {
-			st, err := s.lab.Status(s.ctx)
+			st, err := s.lab.View(s.ctx)
 			if err != nil {
 				return lab.NotYet("%v", err)
 			}
@@ -301,7 +301,7 @@ func (s *scenario) third(a, b string) string {
 func (s *scenario) diverged(node string) {
 	s.t.Helper()
 	s.await(healLimit, func() error {
-		st, err := s.lab.Status(s.ctx)
+		st, err := s.lab.View(s.ctx)
 		if err != nil {
 			return lab.NotYet("%v", err)
 		}

@@ -70,7 +70,7 @@ lab() { go test -count=1 -timeout 5m -v ./internal/lab; }
 second='^(TestStranded|TestStaleNote|TestRollBack|TestHandoverWhile|TestQuorum|TestVersions|TestOCFTester|TestMonitor|TestBadInput|TestFailure|TestColdStart|TestShape|TestMaxLag|TestTraps_Cluster|TestHung|TestSlowIsNotDead)'
 
 # Left to make soak, said aloud, because they are long.
-later=${PGBATON_E2E_LATER-'^(TestNetwork|TestTwins|TestKill|TestConsole_Killed|TestSetup_Killed|TestConsole_Check|TestColdStart|TestRewindKilled|TestHung|TestSlowIsNotDead|TestMaxLag|TestTasks|TestMachines|TestSetup_New|TestLateReturns)$'}
+later=${PGBATON_E2E_LATER-'^(TestNetwork|TestTwins|TestKill|TestConsole_Killed|TestSetup_Killed|TestConsole_Check|TestColdStart|TestRewindKilled|TestHung|TestSlowIsNotDead|TestMaxLag|TestTasks|TestMachines|TestSetup_New|TestLateReturns|TestShape|TestRewindImpossible|TestMarkBeforeStarted|TestTwinReturns|TestPromotedByHandInMaintenance)$'}
 
 # make soak sets another limit, and what more to test: see scripts/soak.sh.
 e2e_limit=${PGBATON_E2E_TIMEOUT:-25m}

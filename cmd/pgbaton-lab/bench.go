@@ -211,7 +211,7 @@ func allowed(ctx context.Context, l *lab.Lab, nodes ...string) error {
 	ctx, cancel := context.WithTimeout(ctx, lab.DefaultWait)
 	defer cancel()
 	return lab.Poll(ctx, 200*time.Millisecond, func() error {
-		s, err := l.Status(ctx)
+		s, err := l.View(ctx)
 		if err != nil {
 			return err
 		}
@@ -229,7 +229,7 @@ func highest(ctx context.Context, l *lab.Lab, primary string) error {
 	ctx, cancel := context.WithTimeout(ctx, lab.DefaultWait)
 	defer cancel()
 	return lab.Poll(ctx, 100*time.Millisecond, func() error {
-		s, err := l.Status(ctx)
+		s, err := l.View(ctx)
 		if err != nil {
 			return err
 		}

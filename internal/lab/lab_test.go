@@ -114,7 +114,7 @@ func testApart(t *testing.T, l *lab.Lab) {
 // finds nobody to promote, for ever.
 func waitScore(ctx context.Context, l *lab.Lab, node string) error {
 	return lab.Poll(ctx, 200*time.Millisecond, func() error {
-		s, err := l.Status(ctx)
+		s, err := l.View(ctx)
 		if err != nil {
 			return err
 		}
@@ -228,7 +228,7 @@ func testPower(t *testing.T, l *lab.Lab) {
 	}
 	must(t, l.Power(ctx, "n2", true))
 	must(t, lab.Poll(ctx, 200*time.Millisecond, func() error {
-		s, err := l.Status(ctx)
+		s, err := l.View(ctx)
 		if err != nil {
 			return err
 		}

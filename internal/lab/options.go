@@ -292,6 +292,14 @@ func (o Options) check(node string) error {
 	return nil
 }
 
+// LossSeen is how long corosync takes to agree that a node is gone: its token must be missed for the configured time and,
+// beyond two nodes, token_coefficient (650 ms) for every further one, and then 1.2 times that for the rest to agree
+// (corosync.conf(5): token, token_coefficient, consensus).
+func (l *Lab) LossSeen() time.Duration {
+	token := l.Token + time.Duration(max(0, len(l.Names)-2))*650*time.Millisecond
+	return token * 22 / 10
+}
+
 // DataDir is the data directory as every node sees it.
 func (o Options) DataDir() string {
 	if o.Layout == "debian" {

@@ -61,8 +61,8 @@ func (l *Lab) WaitIdle(ctx context.Context) error {
 	defer cancel()
 	calm := 0
 	return Poll(ctx, 250*time.Millisecond, func() error {
-		s, err := l.Status(ctx)
-		if err != nil || s.DC == "" || s.Busy {
+		s, err := l.View(ctx)
+		if err != nil || s.DC == "" || l.busy(ctx, s) {
 			calm = 0
 			return NotYet("lab %s: the coordinator is busy, or there is none (%v)", l.Name, err)
 		}
@@ -151,7 +151,7 @@ func (l *Lab) revive(ctx context.Context, node string) error {
 
 func (l *Lab) waitMembers(ctx context.Context) error {
 	return Poll(ctx, 200*time.Millisecond, func() error {
-		s, err := l.view(ctx)
+		s, err := l.View(ctx)
 		if err != nil {
 			return NotYet("reset: %v", err)
 		}
@@ -242,7 +242,7 @@ func (l *Lab) Rebuild(ctx context.Context, node string) error {
 	}
 	// The others fence it first: back before that, it would be killed in the middle. They have to notice before they do.
 	if err := Poll(ctx, 100*time.Millisecond, func() error {
-		s, err := l.view(ctx)
+		s, err := l.View(ctx)
 		if err != nil || s.Node(node).Online {
 			return NotYet("the others still see %s online (%v)", node, err)
 		}
@@ -266,7 +266,7 @@ func (l *Lab) Rebuild(ctx context.Context, node string) error {
 		return err
 	}
 	return Poll(ctx, 500*time.Millisecond, func() error {
-		s, err := l.view(ctx)
+		s, err := l.View(ctx)
 		if err != nil {
 			return NotYet("%v", err)
 		}
@@ -299,7 +299,7 @@ func (l *Lab) replaceData(ctx context.Context, node string) error {
 			return err
 		}
 	}
-	s, err := l.view(ctx)
+	s, err := l.View(ctx)
 	if err != nil {
 		return err
 	}
