@@ -255,7 +255,7 @@ func (s *scenario) journal(node string, since time.Time) []event {
 func (s *scenario) returned(node, primary string) (streams bool) {
 	s.t.Helper()
 	var bare []string
-	s.await(healLimit, func() error {
+	s.must(lab.Poll(s.within(healLimit), 60*time.Millisecond, func() error { // some ten looks a second, with what each takes
 		st, err := s.lab.View(s.ctx)
 		if err != nil {
 			return lab.NotYet("%v", err)
@@ -264,10 +264,13 @@ func (s *scenario) returned(node, primary string) (streams bool) {
 		if bad := unmarked(n); bad != "" {
 			bare = append(bare, bad)
 		}
-		out, err := s.lab.SQL(s.ctx, primary, "SELECT state FROM pg_stat_replication WHERE application_name = '"+node+"'")
-		if err == nil && out == "streaming" && scoreOf(n) > 0 {
-			streams = true
-			return nil
+		out := ""
+		if scoreOf(n) > 0 {
+			out, err = s.lab.SQL(s.ctx, primary, "SELECT state FROM pg_stat_replication WHERE application_name = '"+node+"'")
+			if err == nil && out == "streaming" {
+				streams = true
+				return nil
+			}
 		}
 		text := n.Attributes[statusAttribute]
 		if strings.HasPrefix(text, "diverged: ") && n.Score == "-INFINITY" {
@@ -278,7 +281,7 @@ func (s *scenario) returned(node, primary string) (streams bool) {
 			return nil
 		}
 		return lab.NotYet("%s is %q with the score %q (%s), and does not stream from %s: %q (%v)", node, n.Role, n.Score, text, primary, out, err)
-	})
+	}))
 	s.stage("%s is back, streams: %v", node, streams)
 	return streams
 }

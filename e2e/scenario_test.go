@@ -175,7 +175,7 @@ func (s *scenario) within(limit time.Duration) context.Context {
 // await polls until ok returns nil or an error that is not made by lab.NotYet.
 func (s *scenario) await(limit time.Duration, ok func() error) {
 	s.t.Helper()
-	s.must(lab.Poll(s.within(limit), 100*time.Millisecond, ok))
+	s.must(lab.Poll(s.within(limit), 200*time.Millisecond, ok))
 }
 
 // move orders the role to a node, as an operator does.

@@ -225,12 +225,13 @@ func runNode() error {
 // waitCorosync waits until Corosync has a quorum, for a few seconds: Pacemaker on a
 // node without one would only wait longer, and a node that starts alone must start.
 func waitCorosync() {
-	for range 50 {
+	for range 20 {
 		out, _ := exec.Command("/usr/sbin/corosync-quorumtool", "-s").Output()
 		if strings.Contains(string(out), "Quorate:          Yes") {
 			return
 		}
-		time.Sleep(100 * time.Millisecond)
+		// Every one that asks costs Corosync some megabytes of shared memory to clear.
+		time.Sleep(250 * time.Millisecond)
 	}
 }
 
