@@ -14,10 +14,11 @@ import (
 )
 
 // failing are the options of a lab for failures: the monitor's intervals are those that the README recommends, so that
-// whatever heals within a second or two was not healed by a monitor. A fenced node comes back by itself.
+// whatever heals within a second or two was not healed by a monitor. A fenced node comes back by itself. The standbys look
+// for the primary on each node; with PGBATON_FAILURE_VIP=1, which make soak sets in every other round, by the virtual IP.
 func failing() lab.Options {
 	return lab.Options{
-		Direct: true,
+		Direct: os.Getenv("PGBATON_FAILURE_VIP") == "",
 		Ops: map[string]lab.Op{
 			"promote": {OnFail: "demote"},
 			"notify":  {Timeout: "20s"},

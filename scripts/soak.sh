@@ -2,7 +2,8 @@
 # The end-to-end tests again and again, in another order and at other moments each time, with
 # the agent killed at every effect of a handover and not only at a sample, sixty handovers with
 # and sixty without an archive, every archive story, handovers on every version of PostgreSQL,
-# and a minute for each fuzz target. At the end a table: scenario, runs, outage, rows lost,
+# and a minute for each fuzz target. In every other round the standbys of the failure suite follow
+# the virtual IP, and not the nodes. At the end a table: scenario, runs, outage, rows lost,
 # nodes fenced, healed by itself. A scenario that fails does not end the soak; the exit code
 # is 1 then.
 #
@@ -34,7 +35,8 @@ while
 	fi
 do
 	round=$((round + 1))
-	echo "=== soak: round $round"
+	if [ $((round % 2)) = 0 ]; then export PGBATON_FAILURE_VIP=1; else unset PGBATON_FAILURE_VIP; fi
+	echo "=== soak: round $round${PGBATON_FAILURE_VIP:+, standbys of the failure suite follow the virtual IP}"
 	if ! scripts/test.sh e2e; then
 		rc=1
 		for log in bin/test/e2e-?.log; do cp "$log" "${log%.log}.round$round.log"; done
