@@ -243,13 +243,15 @@ func (a *Agent) confirmOwnNote(ctx context.Context) {
 	}
 }
 
-// ownNote reports whether the newest note this node knows is its own and nobody used it up.
+// ownNote reports whether the newest note this node knows is its own and nobody used it up. What this node itself intends
+// uses nothing up: a monitor may come between its pre-promote and its promote, and with a lower score the role would go
+// elsewhere.
 func (a *Agent) ownNote() bool {
 	if a.state.Note == nil || a.state.Note.Node != a.inv.Node {
 		return false
 	}
 	k := baton.Knowledge{Note: a.state.Note, Claims: a.state.Claims}
-	_, err := k.Usable("")
+	_, err := k.UsableFor(a.inv.Node)
 	return err == nil
 }
 
