@@ -177,9 +177,10 @@ func (a *Agent) ordered(ctx context.Context, challenge baton.Challenge, heard []
 }
 
 // provenSoFar reports whether nothing but answers can be missing: this node has what the note names, if there is one; and
-// if there is none, it has not left in between, which needs more than answers.
+// if there is none, or only one that positions are compared in spite of, it has not left in between, which needs more than
+// answers.
 func (a *Agent) provenSoFar(ctx context.Context, note *baton.Note, sess *postgres.Session) bool {
-	if note == nil {
+	if note == nil || note.Kind == baton.Abandoned {
 		return a.state.Left == nil
 	}
 	self, err := a.candidate(ctx, sess, note, false)
