@@ -9,8 +9,13 @@ import (
 	"github.com/pgbaton/pgbaton/internal/postgres"
 )
 
-// lostAfter is for how many looks in a row an address must be away to count as lost.
-const lostAfter = 2
+const (
+	// lostAfter is for how many looks in a row an address must be away to count as lost.
+	lostAfter = 2
+	// forgottenAfter is for how many until it is looked for no more: nobody connects by an address that is not here, and to
+	// list connections is to walk the kernel's table of all of them.
+	forgottenAfter = 30
+)
 
 // addresses are those that this node has or had since its sentinel began to look: for how many looks each has been away.
 type addresses map[netip.Addr]int
@@ -25,10 +30,14 @@ func (l addresses) look() (own map[netip.Addr]bool, lost bool, err error) {
 		l[a] = 0
 	}
 	for a := range l {
-		if !own[a] {
-			l[a]++
-			lost = lost || l.lost(a)
+		if own[a] {
+			continue
 		}
+		if l[a]++; l[a] > forgottenAfter {
+			delete(l, a)
+			continue
+		}
+		lost = lost || l.lost(a)
 	}
 	return own, lost, nil
 }
