@@ -3,7 +3,9 @@ package e2e
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/pgbaton/pgbaton/internal/lab"
@@ -26,23 +28,19 @@ func (s *scenario) endLoad() load.Report {
 	return r
 }
 
-// keepResult writes the scenario's line. Healed means that the cluster is whole again without anybody's help.
+// keepResult writes the scenario's line. Healed means that the cluster is whole again without anybody's help; with
+// rewind_conninfo, which is set now where a node has diverged and waits for that.
 func (s *scenario) keepResult() {
 	if resultsFile == "" {
 		return
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 90*time.Second)
 	defer cancel()
-	healed := lab.Poll(ctx, 500*time.Millisecond, func() error {
-		if err := s.lab.Healthy(ctx); err != nil {
-			return lab.NotYet("%v", err)
-		}
-		return nil
-	})
-	s.result.Scenario, s.result.Passed, s.result.Healed, s.result.Fenced = s.t.Name(), !s.t.Failed(), healed == nil, s.fencedSince()
-	if healed != nil {
-		s.t.Logf("left for the reset: %v", healed)
+	healed := s.whole(ctx)
+	if healed != nil && !s.t.Failed() {
+		s.t.Errorf("not whole again: %v", healed)
 	}
+	s.result.Scenario, s.result.Passed, s.result.Healed, s.result.Fenced = s.t.Name(), !s.t.Failed(), healed == nil, s.fencedSince()
 	b, err := json.Marshal(s.result)
 	if err != nil {
 		s.t.Error(err)
@@ -57,4 +55,45 @@ func (s *scenario) keepResult() {
 	if _, err := f.Write(append(b, '\n')); err != nil {
 		s.t.Error(err)
 	}
+}
+
+// whole waits until there is one primary, from which every other node streams, and nobody is kept out. It rewinds, as a
+// person would by the first command that is shown, and then compares the rows.
+func (s *scenario) whole(ctx context.Context) error {
+	rewinds := false
+	err := lab.Poll(ctx, 500*time.Millisecond, func() error {
+		st, err := s.lab.View(ctx)
+		if err != nil {
+			return lab.NotYet("%v", err)
+		}
+		for _, n := range st.Nodes {
+			says := n.Attributes[statusAttribute]
+			if !rewinds && strings.Contains(says, "to have it rewound: ") {
+				rewinds = true
+				if _, err := s.lab.Run(ctx, st.Asked, "crm_resource", "-r", lab.Resource, "-p", "rewind_conninfo", "-v", rewindConninfo); err != nil {
+					return err
+				}
+			}
+			if says != "" || scoreOf(n) < 0 {
+				return lab.NotYet("%s is %q, with the score %q: %s", n.Name, n.Role, n.Score, says)
+			}
+		}
+		brief, cancel := context.WithTimeout(ctx, 5*time.Second)
+		defer cancel()
+		if err := s.lab.WaitAllStreaming(brief); err != nil {
+			return lab.NotYet("%v", err)
+		}
+		return nil
+	})
+	if !rewinds {
+		return err
+	}
+	if err == nil {
+		err = sameRows(ctx, s.lab)
+	}
+	st, verr := s.lab.View(ctx)
+	if verr == nil {
+		_, verr = s.lab.Run(ctx, st.Asked, "crm_resource", "-r", lab.Resource, "-d", "rewind_conninfo")
+	}
+	return errors.Join(err, verr)
 }
