@@ -33,15 +33,17 @@ func (a *Agent) commits(ctx context.Context, sess *postgres.Session, connErr err
 		return ""
 	}
 	var found *baton.Evidence
-	slow := ""
+	slow, asked := "", true
 	switch {
 	case errors.Is(connErr, postgres.ErrStarting): // it recovers from a crash
 	case connErr != nil:
-		found = a.inKernel()
+		found, asked = a.inKernel(), false
 	default:
-		found, slow = a.tryCommit(ctx, sess)
+		found, slow, asked = a.tryCommit(ctx, sess)
 	}
-	if found == nil && a.vol.Stall == nil {
+	if found == nil && (a.vol.Stall == nil || !asked) {
+		// Who could not be asked has not shown that it goes on: clients that get no answer come back until all connections
+		// are taken, by those whose commits hang. What was seen before stays, for as long as [baton.Stall.Add] bridges.
 		return slow
 	}
 	if found == nil && a.vol.Stall.Last.After(a.vol.Stall.Since) {
@@ -56,28 +58,28 @@ func (a *Agent) commits(ctx context.Context, sess *postgres.Session, connErr err
 }
 
 // tryCommit commits, if anybody waits for a commit or nobody has shown for a while that it can be done. As long as a commit
-// that it tried before hangs, it looks at that one.
-func (a *Agent) tryCommit(ctx context.Context, sess *postgres.Session) (found *baton.Evidence, slow string) {
+// that it tried before hangs, it looks at that one. It reports whether the server could be asked.
+func (a *Agent) tryCommit(ctx context.Context, sess *postgres.Session) (found *baton.Evidence, slow string, asked bool) {
 	before := 0
 	if a.vol.Stall != nil {
 		before = a.vol.Stall.PID
 	}
 	c, err := sess.Commits(ctx, before)
 	if err != nil {
-		return a.inKernel(), ""
+		return a.inKernel(), "", false
 	}
 	if before != 0 {
 		if e := a.evidence(c, before); e != nil {
-			return e, ""
+			return e, "", true
 		}
 		if e := a.inKernel(); e != nil {
-			return e, ""
+			return e, "", true
 		}
 	}
 	now := a.clock.Now()
 	idle := c.Waiting == 0
 	if idle && now.Sub(a.vol.Probed) < idleProbe {
-		return nil, ""
+		return nil, "", true
 	}
 	limited, cancel := context.WithTimeout(ctx, commitLimit)
 	defer cancel()
@@ -88,27 +90,27 @@ func (a *Agent) tryCommit(ctx context.Context, sess *postgres.Session) (found *b
 			a.vol.Probed = now
 			a.saveVolatile()
 		}
-		return nil, ""
+		return nil, "", true
 	}
 	if limited.Err() == nil {
-		return nil, "a commit fails: " + err.Error()
+		return nil, "a commit fails: " + err.Error(), true
 	}
 	// The session is of no use any more; another one says what it waits for.
 	brief, cancel2 := context.WithTimeout(ctx, commitLimit)
 	defer cancel2()
 	other, err := a.pg.Connect(brief)
 	if err != nil {
-		return a.inKernel(), "a commit takes longer than " + commitLimit.String()
+		return a.inKernel(), "a commit takes longer than " + commitLimit.String(), false
 	}
 	defer other.Close()
 	if c, err = other.Commits(brief, pid); err != nil {
-		return a.inKernel(), "a commit takes longer than " + commitLimit.String()
+		return a.inKernel(), "a commit takes longer than " + commitLimit.String(), false
 	}
 	if e := a.evidence(c, pid); e != nil {
 		e.For = commitLimit
-		return e, ""
+		return e, "", true
 	}
-	return nil, fmt.Sprintf("a commit takes longer than %s, and waits for %s", commitLimit, orNothing(c.Wait))
+	return nil, fmt.Sprintf("a commit takes longer than %s, and waits for %s", commitLimit, orNothing(c.Wait)), true
 }
 
 func orNothing(wait string) string {
