@@ -70,7 +70,7 @@ func (s *scenario) whole(ctx context.Context) error {
 			says := n.Attributes[statusAttribute]
 			if !rewinds && strings.Contains(says, "to have it rewound: ") {
 				rewinds = true
-				if _, err := s.lab.Run(ctx, st.Asked, "crm_resource", "-r", lab.Resource, "-p", "rewind_conninfo", "-v", rewindConninfo); err != nil {
+				if _, err := s.lab.Run(ctx, st.Asked, "crm_resource", "-r", lab.Resource, "-p", "rewind_conninfo", "-v", "host="+lab.VIP+" user=postgres"); err != nil { // who may order the checkpoint that a rewind waits for
 					return err
 				}
 			}
@@ -94,6 +94,10 @@ func (s *scenario) whole(ctx context.Context) error {
 	st, verr := s.lab.View(ctx)
 	if verr == nil {
 		_, verr = s.lab.Run(ctx, st.Asked, "crm_resource", "-r", lab.Resource, "-d", "rewind_conninfo")
+	}
+	// A parameter that is changed takes the place of the promotion in Pacemaker's history for a moment.
+	if verr == nil {
+		verr = s.lab.WaitIdle(ctx)
 	}
 	return errors.Join(err, verr)
 }

@@ -51,8 +51,7 @@ func (c *cluster) begin(t *testing.T, limit time.Duration, withLoad bool) *scena
 		s.must(c.lab.Reset(ctx))
 	}
 	s.must(noRefusals(ctx, c.lab))
-	st := s.status()
-	s.old, s.fenced = st.Promoted()[0], fencings(t, c.lab)
+	s.old, s.fenced = s.promoted(""), fencings(t, c.lab)
 	n := len(c.lab.Names)
 	for i := 1; i < n; i++ {
 		s.others = append(s.others, c.lab.Names[(slices.Index(c.lab.Names, s.old)+i)%n])

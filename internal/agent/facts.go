@@ -160,7 +160,7 @@ func (a *Agent) identity(wal *pgdisk.WAL, tli pgdisk.TimelineID) uint32 {
 }
 
 // timeline finds the timeline that recovery is on at from: the one the WAL receiver says, else the newest whose history
-// runs through pg_control's and that either has not been reached yet or has WAL of its own at from. A history file
+// runs through pg_control's and that either has not been reached yet or has WAL of its own up to from. A history file
 // alone is not enough: a diverged standby fetches that of its primary before it finds out.
 func (a *Agent) timeline(ctl pgdisk.Control, from pgdisk.LSN, streaming pgdisk.TimelineID) (pgdisk.TimelineID, error) {
 	base := max(ctl.CheckPointTimeline, ctl.MinRecoveryTimeline)
@@ -179,7 +179,11 @@ func (a *Agent) timeline(ctl pgdisk.Control, from pgdisk.LSN, streaming pgdisk.T
 		if !ok {
 			continue
 		}
-		seg := filepath.Join(a.walDir(), pgdisk.SegmentName(t, max(sw, from), ctl.SegmentSize))
+		last := sw
+		if from > sw {
+			last = from - 1 // at the begin of a segment, where a switch leaves it, nothing has been written yet
+		}
+		seg := filepath.Join(a.walDir(), pgdisk.SegmentName(t, last, ctl.SegmentSize))
 		if _, err := os.Stat(seg); err == nil {
 			return t, nil
 		}
