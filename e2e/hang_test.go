@@ -369,7 +369,8 @@ func syncStandbyGone(s *scenario) {
 // hundredClients is more load than this machine can take.
 func hundredClients(s *scenario) {
 	s.stopLoad()
-	r, err := load.Start(s.ctx, s.lab, load.Options{Clients: 90, Every: time.Millisecond})
+	// They are patient: ninety who give up after a moment and come again keep a slow server from answering anybody.
+	r, err := load.Start(s.ctx, s.lab, load.Options{Clients: 90, Every: time.Millisecond, ConnectTimeout: 10 * time.Second, AnswerTimeout: 10 * time.Second})
 	s.must(err)
 	s.load = r
 	end := time.Now().Add(45 * time.Second)

@@ -21,6 +21,7 @@ func TestHandoverWhile(t *testing.T) {
 		{"replay is paused on the target", whileReplayIsPaused},
 		{"the target is far behind in replay", whileFarBehind},
 		{"transactions are open and prepared", whileTransactions},
+		{"the WAL ends with a segment", segmentFull},
 		{"a base backup runs", whileBaseBackup},
 		{"two requests come at once", twoRequests},
 		{"the cluster is in maintenance", whileMaintenance},
@@ -164,6 +165,44 @@ func whileFarBehind(s *scenario) {
 	s.stage("replayed and cleared, %s may be promoted", target)
 	s.move(target)
 	s.handover(was, target)
+}
+
+// segmentFull ends the WAL with a segment, as archive_timeout does on an idle server, while a standby has had no restart point
+// since the role moved; then that loses its primary. It is on the newest timeline, and not where its pg_control says.
+func segmentFull(s *scenario) {
+	target, third, was := s.others[0], s.others[1], s.timeline(s.old)
+	s.move(target)
+	s.newPrimary(was, target)
+	s.streaming()
+	s.highest(target)
+	s.clear()
+	s.stopLoad()
+	s.must(s.lab.WaitIdle(s.within(healLimit)))
+	segment := uint64(s.lab.WALSegMB) << 20
+	s.sql(target, "SELECT pg_switch_wal()")
+	s.await(healLimit, func() error {
+		if at := s.sql(third, "SELECT pg_last_wal_replay_lsn()"); parseLSN(s.t, at)%segment != 0 {
+			return lab.NotYet("%s has replayed up to %s, expected a whole segment", third, at)
+		}
+		return nil
+	})
+	receiver, err := strconv.Atoi(s.sql(third, "SELECT pid FROM pg_stat_wal_receiver"))
+	s.must(err)
+	s.cutStandby(third)
+	s.must(s.lab.Signal(syscall.SIGTERM, s.hostPID(third, receiver)))
+	s.stage("%s has replayed a whole segment of timeline %d, and lost %s", third, s.timeline(target), target)
+	for end := time.Now().Add(12 * time.Second); time.Now().Before(end); time.Sleep(200 * time.Millisecond) {
+		if n := s.status().Node(third); n.Score == "-INFINITY" || strings.HasPrefix(n.Attributes[statusAttribute], "diverged") {
+			s.t.Fatalf("%s has the score %q, and crm_mon -A says of it: %s", third, n.Score, n.Attributes[statusAttribute])
+		}
+	}
+	if at := s.sql(third, "SELECT pg_last_wal_replay_lsn()"); parseLSN(s.t, at)%segment != 0 {
+		s.t.Errorf("%s has replayed up to %s meanwhile, expected nothing", third, at)
+	}
+	s.must(s.lab.HealAll(s.ctx))
+	s.streaming()
+	s.noFailures()
+	s.primaryIs(target)
 }
 
 func whileTransactions(s *scenario) {
