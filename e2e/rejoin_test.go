@@ -304,9 +304,8 @@ func shownStarted(n lab.NodeStatus) bool {
 }
 
 // unmarked says what is wrong with a node if it has diverged: it is started, and has no mark, or a score that could be promoted.
-// Without any score nobody is promoted.
 func unmarked(n lab.NodeStatus) string {
-	if !shownStarted(n) || (n.Score == "-INFINITY" || n.Score == "") && n.Attributes[statusAttribute] != "" {
+	if !shownStarted(n) || n.Score == "-INFINITY" && n.Attributes[statusAttribute] != "" {
 		return ""
 	}
 	return fmt.Sprintf("%s: %s, score %q, says %q", time.Now().Format("15:04:05.000"), n.Role, n.Score, n.Attributes[statusAttribute])
