@@ -30,6 +30,7 @@ func TestRollBack(t *testing.T) {
 		t.Run(l.name+", only the other standby has the proof", func(t *testing.T) { leaveToOther(t, c, l) })
 		t.Run(l.name+", nobody has the proof", func(t *testing.T) { leaveToNobody(t, c, l) })
 	}
+	t.Run("the target changes when it has asked", func(t *testing.T) { targetChanges(t, c) })
 	t.Run("restart of the clone", func(t *testing.T) { restartClone(t, c) })
 }
 
@@ -247,6 +248,49 @@ func leaveToNobody(t *testing.T, c *cluster, l leave) {
 			t.Errorf("%s was writable: %+v", n, r.Writable[n])
 		}
 	}
+	s.primaryIs(s.old)
+}
+
+// targetChanges takes the plan from a target that has asked and gives it to the other standby, which lacks the end of the WAL
+// as well and is answered late. It must not be promoted in the hope of that answer, and fail.
+func targetChanges(t *testing.T, c *cluster) {
+	s := c.begin(t, 4*time.Minute, true)
+	was := s.timeline(s.old)
+	s.load.Mark("standby")
+	var target, other string
+	s.pause(s.old, atStop, func() { s.standby(s.old, true) }, func() {
+		target = s.planned()
+		other = s.others[1-slices.Index(s.others, target)]
+		s.cutStandby(s.others...)
+		s.must(s.faults(target).plant("pause", "post-demote/publish-challenge after"))
+	})
+	defer s.faults(target).remove("pause")
+	if s.pausedAt("post-demote/publish-challenge after") != target {
+		t.Fatalf("%s asked, Pacemaker's plan was to promote %s", other, target)
+	}
+	s.stage("%s has asked", target)
+	s.run(other, "crm_attribute", "--promotion", lab.Resource, "-N", other, "-v", "2000")
+	s.must(s.faults(target).plant("pause", "pre-promote/publish-answer before"))
+	if s.pausedAt("pre-promote/publish-answer before") != target {
+		t.Fatalf("%s is asked, expected %s", other, target)
+	}
+	s.stage("%s is the target now, and %s has not answered", other, target)
+	s.refused(other)
+	_, err := s.faults(target).remove("pause")
+	s.must(err)
+	s.refused(target)
+	s.must(s.lab.WaitIdle(s.within(roleLimit)))
+	s.noFailures()
+	s.standby(s.old, false)
+	s.newPrimary(was, s.old)
+	s.must(s.load.AwaitAck(s.within(roleLimit)))
+	s.stage("%s is primary again", s.old)
+	s.proven(s.old, was, s.old)
+	s.must(s.lab.HealAll(s.ctx))
+	s.streaming()
+	s.lifted(target)
+	s.lifted(other)
+	s.finish()
 	s.primaryIs(s.old)
 }
 

@@ -78,15 +78,14 @@ func (a *Agent) prePromoteTarget(ctx context.Context) error {
 	}
 	a.vol.Asked, a.vol.Heard = nil, nil
 	a.saveVolatile()
-	note, _ := baton.Knowledge{Note: a.state.Note, Claims: a.state.Claims}.Usable(challenge.Nonce)
-	verdict, heard := a.awaitVerdict(ctx, challenge, note, sess)
+	verdict, heard := a.awaitVerdict(ctx, challenge, sess)
 	a.hear(heard, challenge.Nonce)
 	if verdict.Unreachable && !verdict.Behind && a.recorded(ctx, challenge, heard) == nil {
 		if recorded, err := a.recordClaim(ctx, challenge, heard); err != nil || recorded {
 			return err
 		}
 	}
-	if verdict.Outcome == baton.Wait && !verdict.Answered && !verdict.Unreachable && a.provenSoFar(ctx, note, sess) {
+	if verdict.Outcome == baton.Wait && !verdict.Answered && !verdict.Unreachable && !verdict.Behind && a.provenSoFar(ctx, verdict.Note, sess) {
 		// Pacemaker under load runs one action at a time (throttle_get_total_job_limit in daemons/controld): the others
 		// may be asked only when this notification has ended. promote comes after all of them, and decides.
 		a.log.Info("not everybody has answered yet", "change", a.changeNow(), "missing", verdict.Reason)
@@ -95,7 +94,7 @@ func (a *Agent) prePromoteTarget(ctx context.Context) error {
 	var order *baton.Order
 	if verdict.Outcome != baton.Promote {
 		if verdict, order = a.ordered(ctx, challenge, heard, sess, verdict); order == nil {
-			return a.refuse(ctx, verdict.Reason, note, challenge.Claim.Seq)
+			return a.refuse(ctx, verdict.Reason, verdict.Note, challenge.Claim.Seq)
 		}
 	}
 	a.vol.Heard = &journal.Heard{Challenge: challenge, Bulletins: heard, At: a.clock.Now(), Ordered: order}
@@ -228,18 +227,21 @@ func (a *Agent) asked() (baton.Challenge, bool) {
 // awaitVerdict asks the rules again and again while answers and WAL come in. It gives up when nothing moves any more;
 // it never settles for the answers that are there: promote runs after everybody's pre-promote, and does.
 // where the old primary has to leave, this is the last chance and it waits as long as Pacemaker lets it.
-func (a *Agent) awaitVerdict(ctx context.Context, challenge baton.Challenge, note *baton.Note, sess *postgres.Session) (baton.Verdict, []baton.Bulletin) {
-	patience := stallLimit
-	newest := a.state.Note // also while somebody's attempt to use it is not settled yet
-	if newest != nil && newest.Kind != baton.Clean {
-		patience = crashStallLimit
-	}
-	if note != nil && a.plan.Leaves(note.Node) {
-		if d, ok := ctx.Deadline(); ok {
-			patience = d.Sub(a.clock.Now()) / 2
-		}
-	}
+func (a *Agent) awaitVerdict(ctx context.Context, challenge baton.Challenge, sess *postgres.Session) (baton.Verdict, []baton.Bulletin) {
+	note := a.state.Note // until the rules say which decides
 	began := a.clock.Now()
+	deadline, bounded := ctx.Deadline()
+	patience := func(v baton.Verdict) time.Duration {
+		switch {
+		case v.Answered && a.cold:
+			return crashStallLimit // there has been no primary since the nodes booted that could send
+		case bounded && v.Note != nil && a.plan.Leaves(v.Note.Node):
+			return deadline.Sub(began) / 2
+		case note != nil && note.Kind != baton.Clean:
+			return crashStallLimit
+		}
+		return stallLimit
+	}
 	moved, at := began, pgdisk.LSN(0)
 	var v baton.Verdict
 	var list []baton.Bulletin
@@ -256,7 +258,7 @@ func (a *Agent) awaitVerdict(ctx context.Context, challenge baton.Challenge, not
 			}
 			list = next
 		}
-		self, err := a.candidate(ctx, sess, newest, false)
+		self, err := a.candidate(ctx, sess, note, false)
 		if err != nil {
 			return false, err
 		}
@@ -272,13 +274,12 @@ func (a *Agent) awaitVerdict(ctx context.Context, challenge baton.Challenge, not
 			return true, nil
 		}
 		needAnswers = !v.Answered
-		if a.hear(list, challenge.Nonce); v.Answered && a.cold {
-			patience = min(patience, crashStallLimit) // there has been no primary since the nodes booted that could send
-		}
+		note = cmp.Or(v.Note, note)
+		a.hear(list, challenge.Nonce)
 		if !v.Answered && !v.Behind && (v.Unreachable || now.Sub(began) > silenceLimit) {
 			return true, nil
 		}
-		if v.Behind && now.Sub(moved) > patience {
+		if v.Behind && now.Sub(moved) > patience(v) {
 			return true, nil
 		}
 		return false, nil

@@ -51,8 +51,7 @@ func (a *Agent) promote(ctx context.Context) error {
 	if verdict.Outcome != baton.Promote {
 		if a.plan.Known() {
 			// Without this Pacemaker would ask this node again and again.
-			note, _ := baton.Gather(q.Bulletins, q.Challenge.Nonce).Usable(q.Challenge.Nonce)
-			if err := a.refuse(ctx, verdict.Reason, note, q.Challenge.Claim.Seq); err != nil {
+			if err := a.refuse(ctx, verdict.Reason, verdict.Note, q.Challenge.Claim.Seq); err != nil {
 				a.log.Error("refusal", "error", err)
 			}
 		}

@@ -43,7 +43,7 @@ type Question struct {
 type Verdict struct {
 	Outcome  Outcome
 	Reason   string  // one sentence for the log: why, or what is waited for
-	Note     *Note   // the note whose proof holds; nil in an election
+	Note     *Note   // with Promote: the note whose proof holds, nil in an election; else the one that is to be proven
 	Avoid    []Claim // timelines that need a history file so that PostgreSQL starts the one that is claimed
 	Answered bool    // with Wait: the answers are there, only WAL is missing
 	Behind   bool    // with Wait: WAL is missing, whether the answers are there or not
@@ -61,6 +61,19 @@ type Verdict struct {
 //     hold rows, or if the cluster saw their owner go (invariant 3).
 func Decide(q Question) Verdict {
 	know := Gather(q.Bulletins, q.Challenge.Nonce)
+	v := decide(q, know)
+	if v.Outcome == Promote {
+		return v
+	}
+	v.Note = noteDue(q, know)
+	if v.Outcome == Wait && !v.Answered && v.Note != nil && behind(*v.Note, q.Self) {
+		// Answers would not help it.
+		v.Reason, v.Behind = fmt.Sprintf("%v; %s", Proof(*v.Note, q.Self), v.Reason), true
+	}
+	return v
+}
+
+func decide(q Question, know Knowledge) Verdict {
 	if w := writable(q); w != "" {
 		return refuse("%s is still a writable primary", w)
 	}
@@ -86,11 +99,6 @@ func Decide(q Question) Verdict {
 		lack := silent(q, answers)
 		v := wait("%d of %d participants stored the claim, %d needed; silent: %s", stored, len(q.Participants), need, names(lack))
 		v.Unreachable = stored+len(lack) < need
-		if note != nil && behind(*note, q.Self) {
-			// Answers would not help it.
-			v.Reason = fmt.Sprintf("%v; %s", Proof(*note, q.Self), v.Reason)
-			v.Behind = true
-		}
 		return v
 	}
 	if note != nil {
@@ -109,6 +117,17 @@ func Decide(q Question) Verdict {
 		return Verdict{Outcome: Promote, Note: note, Avoid: avoid, Reason: fmt.Sprintf("%s has everything: the %s", q.Self.Node, note)}
 	}
 	return elect(q, know, answers, avoid, nil, noteErr)
+}
+
+// noteDue is the note that can be used as soon as those that are still to answer have done so: with its answer a node has
+// done with what it only intended before ([Gather]). A target that Pacemaker drops once it has asked leaves such an intent.
+func noteDue(q Question, know Knowledge) *Note {
+	awaited := silent(q, answersTo(q))
+	know.Claims = slices.DeleteFunc(slices.Clone(know.Claims), func(c Claim) bool {
+		return c.State == Intended && slices.Contains(awaited, c.Node)
+	})
+	note, _ := know.Usable(q.Challenge.Nonce)
+	return note
 }
 
 // stored counts the participants that are known to have the claim on disk: those that answered, and those that have it in
