@@ -67,10 +67,10 @@ lab() { go test -count=1 -timeout 5m -v ./internal/lab; }
 
 # The tests on a cluster run as two programs side by side, each with one lab at a time: a lab mostly waits, for monitors,
 # time-outs and nodes that boot. What the second program does not name, the first runs.
-second='^(TestStranded|TestStaleNote|TestRollBack|TestHandoverWhile|TestQuorum|TestVersions|TestOCFTester|TestMonitor|TestBadInput|TestFailure|TestColdStart|TestShape|TestMaxLag|TestTraps_Cluster|TestHung|TestSlowIsNotDead)'
+second='^(TestStranded|TestStaleNote|TestRollBack|TestHandoverWhile|TestQuorum|TestVersions|TestOCFTester|TestMonitor|TestBadInput|TestFailure|TestColdStart|TestShape|TestMaxLag|TestTraps_Cluster|TestHung|TestSlowIsNotDead|TestThrottled)'
 
 # Left to make soak, said aloud, because they are long.
-later=${PGBATON_E2E_LATER-'^(TestNetwork|TestTwins|TestKill|TestConsole_Killed|TestSetup_Killed|TestConsole_Check|TestColdStart|TestRewindKilled|TestHung|TestSlowIsNotDead|TestMaxLag|TestTasks|TestMachines|TestSetup_New|TestLateReturns|TestShape|TestRewindImpossible|TestMarkBeforeStarted|TestTwinReturns|TestPromotedByHandInMaintenance)$'}
+later=${PGBATON_E2E_LATER-'^(TestNetwork|TestTwins|TestKill|TestConsole_Killed|TestSetup_Killed|TestConsole_Check|TestColdStart|TestRewindKilled|TestHung|TestSlowIsNotDead|TestMaxLag|TestTasks|TestMachines|TestSetup_New|TestLateReturns|TestShape|TestRewindImpossible|TestMarkBeforeStarted|TestTwinReturns|TestPromotedByHandInMaintenance|TestThrottled)$'}
 
 # make soak sets another limit, and what more to test: see scripts/soak.sh.
 e2e_limit=${PGBATON_E2E_TIMEOUT:-25m}

@@ -41,6 +41,9 @@ func (a *Agent) postDemote(ctx context.Context) error {
 	}
 	list, err := a.awaitNote(ctx)
 	if err != nil || list == nil {
+		if !target {
+			a.answerLater()
+		}
 		return err
 	}
 	news := a.learn(list)
@@ -60,7 +63,19 @@ func (a *Agent) postDemote(ctx context.Context) error {
 	if target {
 		return nil // pre-promote asks
 	}
+	if a.state.Note != nil && a.state.Note.Kind == baton.Abandoned {
+		a.answerLater()
+	}
 	return a.answerAhead(ctx)
+}
+
+// answerLater leaves a process behind that answers in pre-promote, where positions are compared. Pacemaker under load runs one
+// action at a time: the target's pre-promote may be over before this node's begins, and a promote that learns only then of
+// somebody who has more fails.
+func (a *Agent) answerLater() {
+	if len(a.plan.Promote) > 0 {
+		a.spawnDetached(answerAction)
+	}
 }
 
 // awaitNote waits for the note of the old primary, and returns the bulletins that show it; none if its node left and took

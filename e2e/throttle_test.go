@@ -1,0 +1,49 @@
+package e2e
+
+import (
+	"testing"
+	"time"
+
+	"github.com/pgbaton/pgbaton/internal/lab"
+)
+
+// throttleLooks is how often Pacemaker looks at a node's load (throttle_timer in daemons/controld).
+const throttleLooks = 30 * time.Second
+
+// Ensure that whoever has most is promoted when a primary's node is lost while Pacemaker throttles, which makes it run one
+// action at a time in the whole cluster: no promote of another one may fail because it has heard too late.
+func TestThrottled(t *testing.T) {
+	c := testCluster(t, "failure", failing())
+	c.useFaults(t, false)
+	throttled := false
+	for _, name := range []string{"one standby is behind", "the other is"} {
+		t.Run(name, func(t *testing.T) {
+			s := c.begin(t, 4*time.Minute, true)
+			if !throttled {
+				s.run(s.old, "crm_attribute", "-n", "load-threshold", "-v", "1%")
+				time.Sleep(throttleLooks + 2*time.Second)
+			}
+			behind, ahead := s.others[0], s.others[1]
+			if throttled {
+				behind, ahead = ahead, behind
+			}
+			throttled = true
+			was := s.timeline(s.old)
+			s.run(behind, "crm_attribute", "--promotion", lab.Resource, "-N", behind, "-v", "900") // asked first, and never above the primary
+			s.must(s.lab.WaitIdle(s.within(roleLimit)))
+			s.cutStandby(behind)
+			time.Sleep(time.Second) // of what the clients write now, it gets nothing
+			s.load.Mark("power off")
+			s.must(s.lab.Power(s.ctx, s.old, false))
+			s.newPrimary(was, ahead)
+			s.must(s.load.AwaitAck(s.within(roleLimit)))
+			s.stage("%s is primary", ahead)
+			s.noFailedActions(s.old)
+			s.must(s.lab.HealAll(s.ctx))
+			s.onlyFenced(s.old)
+			s.returned(s.old, ahead)
+			s.takenOver(ahead, was, "power off", 0)
+		})
+	}
+	c.lab.Run(t.Context(), c.lab.Names[0], "crm_attribute", "-n", "load-threshold", "-v", "400%")
+}
