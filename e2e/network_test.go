@@ -1,6 +1,12 @@
 package e2e
 
 import (
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -59,7 +65,7 @@ func standbyIsolated(s *scenario) {
 func pairCut(s *scenario) {
 	s.load.Mark("cut")
 	s.must(s.lab.Cut(s.ctx, lab.Link{From: s.old, To: s.others[0]}))
-	s.settles("cut")
+	s.settles("cut", false)
 }
 
 func primaryDeaf(s *scenario) {
@@ -67,7 +73,7 @@ func primaryDeaf(s *scenario) {
 	for _, n := range s.others {
 		s.must(s.lab.Cut(s.ctx, lab.Link{From: n, To: s.old, OneWay: true}))
 	}
-	s.settles("cut")
+	s.settles("cut", false)
 }
 
 func primaryMute(s *scenario) {
@@ -75,13 +81,14 @@ func primaryMute(s *scenario) {
 	for _, n := range s.others {
 		s.must(s.lab.Cut(s.ctx, lab.Link{From: s.old, To: n, OneWay: true}))
 	}
-	s.settles("cut")
+	s.settles("cut", false)
 }
 
-// settles waits, with links cut, until clients can write, whoever is primary; then heals, and waits until all is well.
-func (s *scenario) settles(mark string) {
+// settles waits, with links cut, until clients can write, whoever is primary; then heals, and waits until all is well. Where
+// the links are only lossy the primary may stay although Corosync lost a standby, which is then fenced.
+func (s *scenario) settles(mark string, lossy bool) {
 	s.t.Helper()
-	was := s.timeline(s.old)
+	was, began := s.timeline(s.old), time.Now()
 	time.Sleep(8 * time.Second)
 	s.must(s.load.AwaitAck(s.within(roleLimit)))
 	s.stage("clients write, fenced: %v", s.fencedSince())
@@ -95,10 +102,34 @@ func (s *scenario) settles(mark string) {
 	}
 	now = s.promoted("")
 	if s.timeline(now) == was {
+		fenced := s.fencedSince()
+		if lossy && len(fenced) > 0 && !slices.ContainsFunc(fenced, func(n string) bool { return !s.lostByCorosync(n, began) }) {
+			s.stage("Corosync had lost those that were fenced: %v", fenced)
+			s.fenced = fencings(s.t, s.lab)
+		}
 		s.finish()
 		return
 	}
 	s.takenOver(now, was, mark, 0)
+}
+
+// lostByCorosync tells whether another node's Corosync has seen a node leave since then.
+func (s *scenario) lostByCorosync(node string, since time.Time) bool {
+	s.t.Helper()
+	left := regexp.MustCompile(`(?m)^(\w+ +\d+ [0-9:.]+) .*Sync left\[\d+\]:(.*)$`)
+	id := strconv.Itoa(1 + slices.Index(s.lab.Names, node))
+	for _, n := range s.lab.Names {
+		log, err := os.ReadFile(filepath.Join(s.lab.Dir, "nodes", n, "log/corosync/corosync.log"))
+		s.must(err)
+		for _, m := range left.FindAllStringSubmatch(string(log), -1) {
+			at, err := time.ParseInLocation("2006 Jan _2 15:04:05.000", strconv.Itoa(since.Year())+" "+m[1], time.Local)
+			s.must(err)
+			if n != node && !at.Before(since) && slices.Contains(strings.Fields(m[2]), id) {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // sameServer ends a scenario in which the primary should have stayed, and clients noticed nothing.
@@ -122,5 +153,5 @@ func packetsLost(s *scenario) {
 		}
 	}
 	s.load.Mark("loss")
-	s.settles("loss")
+	s.settles("loss", true)
 }
