@@ -54,14 +54,12 @@ func (a *Agent) stop(ctx context.Context) error {
 	} else if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		a.log.Warn("pg_control", "error", err)
 	}
-	keptOut := a.vol.Out != nil
 	a.vol.Parked, a.vol.Stopped, a.vol.Out = false, true, nil
 	if !a.plan.Restarts(a.inv.Node) {
 		a.vol.Live, a.vol.Saw = false, 0 // it is not there for what comes, whatever it has answered for
 	}
 	a.saveVolatile()
-	// Pacemaker shows the instance until this action has ended: one that is kept out, with the score that says so.
-	if !a.plan.Restarts(a.inv.Node) && !keptOut {
+	if !a.plan.Restarts(a.inv.Node) {
 		if err := a.do("delete-score", func() error { return a.cluster.DeleteScore(ctx, a.inv.Node) }); err != nil {
 			a.log.Warn("promotion score not removed", "error", err)
 		}
