@@ -279,6 +279,8 @@ func (s *scenario) watchOut(node string) *outWatch {
 	w := &outWatch{s: s, cancel: cancel}
 	began := s.logs.Count()
 	w.done.Go(func() {
+		var ends time.Time // since when it has its mark and no score: what a stop leaves until its result is known
+		stopping := ""
 		for ; ctx.Err() == nil; time.Sleep(100 * time.Millisecond) {
 			st, err := s.lab.View(ctx)
 			if err != nil {
@@ -287,16 +289,33 @@ func (s *scenario) watchOut(node string) *outWatch {
 			over := slices.ContainsFunc(s.logs.From(began), func(l follow.Line) bool { return l.Node == node && l.Msg == "rewound and started" })
 			n := st.Node(node)
 			if over || !shownStarted(n) {
+				ends = time.Time{}
 				continue
 			}
 			w.looked++
-			if bad := unmarked(n); bad != "" {
+			bad := unmarked(n)
+			if bad != "" && n.Score == "" && n.Attributes[statusAttribute] != "" { // without any score nobody is promoted
+				if ends.IsZero() {
+					ends, stopping = time.Now(), bad
+				}
+				if time.Since(ends) < stopEnds {
+					continue
+				}
+				bad = stopping
+			} else if !ends.IsZero() {
+				w.bad = append(w.bad, stopping) // it did not stop
+			}
+			ends = time.Time{}
+			if bad != "" {
 				w.bad = append(w.bad, bad)
 			}
 		}
 	})
 	return w
 }
+
+// stopEnds is how soon after the score is gone the instance must count as stopped, too.
+const stopEnds = 2 * time.Second
 
 // shownStarted tells whether crm_mon shows a node's instance as started. A node without power has none.
 func shownStarted(n lab.NodeStatus) bool {

@@ -19,7 +19,8 @@ import (
 // assertInterval is how often scores and bulletin are asserted although nothing seems to have changed.
 const assertInterval = time.Minute
 
-// retryAfter is how long a refusal lasts where there is neither a primary nor a note, for whatever was missing to come.
+// retryAfter is how long a refusal lasts where there is neither a primary nor a note whose owner starts again, for whatever was
+// missing to come.
 const retryAfter = 30 * time.Second
 
 // stoppedFor is how long a postmaster must stay stopped to count as hung: a person with a debugger is quicker or not
@@ -560,7 +561,7 @@ func (a *Agent) mayLift(ctx context.Context, st baton.Standing, timeline pgdisk.
 		return true, nil
 	}
 	patient := a.clock.Now().Sub(a.vol.Refused) < retryAfter
-	if !primaryExists && note == nil && patient {
+	if !primaryExists && (note == nil || note.Kind == baton.Abandoned) && patient {
 		return false, nil // nothing will have changed
 	}
 	streamsCurrent := st.Streaming && (newest == 0 || timeline >= newest)

@@ -37,6 +37,7 @@ func (a *Agent) postDemote(ctx context.Context) error {
 		if target || a.plan.Restarts(a.inv.Node) {
 			return nil
 		}
+		a.answerLater()
 		return a.answerAhead(ctx) // also one that is stopped next: its answer stays as long as its node is a member
 	}
 	list, err := a.awaitNote(ctx)
@@ -63,19 +64,21 @@ func (a *Agent) postDemote(ctx context.Context) error {
 	if target {
 		return nil // pre-promote asks
 	}
-	if a.state.Note != nil && a.state.Note.Kind == baton.Abandoned {
-		a.answerLater()
-	}
+	a.answerLater()
 	return a.answerAhead(ctx)
 }
 
-// answerLater leaves a process behind that answers in pre-promote, where positions are compared. Pacemaker under load runs one
-// action at a time: the target's pre-promote may be over before this node's begins, and a promote that learns only then of
-// somebody who has more fails.
+// answerLater leaves a process behind that answers in pre-promote, if positions will be compared there. Pacemaker under load
+// runs one action at a time: the target's pre-promote may be over before this node's begins, and a promote that learns only then
+// of somebody who has more fails.
 func (a *Agent) answerLater() {
-	if len(a.plan.Promote) > 0 {
-		a.spawnDetached(answerAction)
+	settled := slices.DeleteFunc(slices.Clone(a.state.Claims), func(c baton.Claim) bool { return c.State == baton.Intended })
+	note, _ := baton.Knowledge{Note: a.state.Note, Claims: settled}.Usable("")
+	proof := note != nil && note.Kind != baton.Abandoned && pacemaker.Contains(a.plan.Demote, note.Node)
+	if proof || len(a.plan.Promote) == 0 || a.plan.Leaves(a.inv.Node) {
+		return
 	}
+	a.spawnDetached(answerAction)
 }
 
 // awaitNote waits for the note of the old primary, and returns the bulletins that show it; none if its node left and took
@@ -203,42 +206,61 @@ const (
 	aheadLimit     = 250 * time.Millisecond
 	challengeLimit = 500 * time.Millisecond
 	lateLimit      = 30 * time.Second
-	lateInterval   = 400 * time.Millisecond
+	lateInterval   = 150 * time.Millisecond // well within silenceLimit, for which the target waits
+	againInterval  = 800 * time.Millisecond // whose challenge was answered asks anew only if its attempt was cut short
 )
 
-// lateAnswer waits for a challenge of the target of the plan that it was started for, and answers it. It ends when the
-// challenge that was answered before has served. The lock is held for the answer only, never while it waits.
+// lateAnswer waits for challenges of the target of the plan that it was started for, and answers them. It ends when the one that
+// was answered has served. The lock is held for an answer only, never while it waits.
 func (a *Agent) lateAnswer(ctx context.Context) error {
 	wait, cancel := context.WithTimeout(ctx, lateLimit)
 	defer cancel()
-	var challenge *baton.Challenge
-	answered := a.env[answeredOne] != ""
-	err := a.poll(wait, "a challenge from "+a.plan.Promote[0], lateInterval, func() (bool, error) {
-		a.clock.Sleep(wait, lateInterval) // the target goes first
+	every, answered := lateInterval, a.env[answeredOne] != ""
+	if answered {
+		every = againInterval
+	}
+	next := baton.NextSeq(a.state.Claims)
+	a.clock.Sleep(wait, every) // the target goes first
+	err := a.poll(wait, "a challenge from "+a.plan.Promote[0], every, func() (bool, error) {
 		list, err := a.bulletins(wait)
 		if err != nil {
 			return false, err
 		}
-		challenge = a.inForce(list)
+		challenge := a.inForce(list)
 		if challenge == nil {
-			return answered, nil // it was taken back: promoted, or refused
+			return answered || a.hasAsked(list, next), nil // it was taken back: promoted, or refused
 		}
-		answered = a.answered(list, challenge)
-		return !answered, nil
+		if answered = a.answered(list, challenge); answered {
+			return false, nil
+		}
+		answered = true
+		return false, a.answerHeld(wait)
 	})
-	if err != nil || challenge == nil {
-		return nil // the plan was dropped, or there is nothing to answer any more
+	if wait.Err() != nil {
+		return nil // the plan was dropped
 	}
-	release, err := a.hold(wait)
+	return err
+}
+
+// hasAsked reports whether the target has made a claim with a number of next or above, and so a challenge.
+func (a *Agent) hasAsked(list []baton.Bulletin, next uint64) bool {
+	return slices.ContainsFunc(list, func(b baton.Bulletin) bool {
+		return slices.ContainsFunc(b.Claims, func(c baton.Claim) bool { return c.Node == a.plan.Promote[0] && c.Seq >= next })
+	})
+}
+
+// answerHeld answers under the lock, unless a notification of this node has done so meanwhile.
+func (a *Agent) answerHeld(ctx context.Context) error {
+	release, err := a.hold(ctx)
 	if err != nil {
 		return err
 	}
 	defer release()
-	challenge, err = a.challenge(wait)
+	challenge, err := a.challenge(ctx)
 	if err != nil || challenge == nil {
-		return err // a notification of this node, or another one of these, has answered
+		return err
 	}
-	return a.answerTo(wait, challenge)
+	return a.answerTo(ctx, challenge)
 }
 
 // awaitChallenge waits for a challenge of the target that this node has not answered yet.

@@ -286,7 +286,7 @@ func (a *Agent) awaitVerdict(ctx context.Context, challenge baton.Challenge, ses
 	})
 	a.details["waited_ms"] = strconv.FormatInt(a.clock.Now().Sub(began).Milliseconds(), 10)
 	if err != nil {
-		return baton.Verdict{Outcome: baton.Refuse, Reason: err.Error()}, nil
+		return baton.Verdict{Outcome: baton.Refuse, Reason: err.Error(), Note: note}, nil
 	}
 	if v.Outcome == baton.Wait {
 		v.Reason = fmt.Sprintf("%s (nothing moved for %s)", v.Reason, a.clock.Now().Sub(moved).Round(100*time.Millisecond))

@@ -122,11 +122,18 @@ func decide(q Question, know Knowledge) Verdict {
 // noteDue is the note that can be used as soon as those that are still to answer have done so: with its answer a node has
 // done with what it only intended before ([Gather]). A target that Pacemaker drops once it has asked leaves such an intent.
 func noteDue(q Question, know Knowledge) *Note {
+	note, err := know.Usable(q.Challenge.Nonce)
+	if err == nil {
+		return note
+	}
 	awaited := silent(q, answersTo(q))
 	know.Claims = slices.DeleteFunc(slices.Clone(know.Claims), func(c Claim) bool {
 		return c.State == Intended && slices.Contains(awaited, c.Node)
 	})
-	note, _ := know.Usable(q.Challenge.Nonce)
+	note, err = know.Usable(q.Challenge.Nonce)
+	if err != nil || q.Self.Position.Timeline > note.Timeline {
+		return nil // what looks like an intent was carried out, and this node has followed it
+	}
 	return note
 }
 
@@ -183,12 +190,12 @@ func decideLone(q Question, know Knowledge, note *Note) Verdict {
 // long as its node was a member of a quorum, and a node of that may have run no instance, or may run one again that was
 // without power meanwhile. Who was stopped for want of a quorum was in none without an instance.
 func elect(q Question, know Knowledge, answers map[string]Answer, avoid []Claim, note *Note, noteErr error) Verdict {
-	if s := silent(q, answers); len(s) > 0 && !q.Settled {
-		return wait("no answer yet from %s", names(s))
+	awaited := silent(q, answers)
+	if q.Settled {
+		awaited = nil
 	}
-	if _, ok := answers[q.Demoted]; q.Demoted != "" && !ok {
-		// It was demoted as the plan said, so that it knows how it ended; a choice without its word could lose what it has.
-		return wait("%s was primary and is there, but says neither how it ended nor how far it is", q.Demoted)
+	if due := noteDue(q, know); len(awaited) > 0 && due != nil && due.Kind != Abandoned {
+		return wait("no answer yet from %s", names(awaited)) // positions may not matter
 	}
 	stayed, kept := false, 0
 	for node, a := range answers {
@@ -203,6 +210,13 @@ func elect(q Question, know Knowledge, answers map[string]Answer, avoid []Claim,
 		if !a.Away {
 			kept++
 		}
+	}
+	if len(awaited) > 0 {
+		return wait("no answer yet from %s", names(awaited)) // only now: who has more is no less so for their silence
+	}
+	if _, ok := answers[q.Demoted]; q.Demoted != "" && !ok {
+		// It was demoted as the plan said, so that it knows how it ended; a choice without its word could lose what it has.
+		return wait("%s was primary and is there, but says neither how it ended nor how far it is", q.Demoted)
 	}
 	if l := q.Self.Left; l != nil && !stayed {
 		return refuse("%s left while %s was primary of timeline %d, and misses what was committed since: start %s, or accept the loss", q.Self.Node, l.Primary, l.Timeline, l.Primary)

@@ -62,7 +62,7 @@ func (r Refusal) Lift(primaryExists, streamsCurrent, favoured, underWay bool, in
 	if primaryExists && inForce == nil {
 		return streamsCurrent && !favoured
 	}
-	if inForce != nil && inForce.Nonce == r.Note {
+	if inForce != nil && inForce.Nonce == r.Note && inForce.Kind != Abandoned { // positions decide in spite of that
 		return proven
 	}
 	return true

@@ -35,6 +35,7 @@ func TestScore(t *testing.T) {
 // Ensure that a refusal is lifted when it has served, and not before.
 func TestRefusal_Lift(t *testing.T) {
 	note, other := &baton.Note{Nonce: "a"}, &baton.Note{Nonce: "b"}
+	abandoned := &baton.Note{Nonce: "a", Kind: baton.Abandoned}
 	r := baton.Refusal{Note: "a"}
 	for _, c := range []struct {
 		name                                         string
@@ -46,6 +47,7 @@ func TestRefusal_Lift(t *testing.T) {
 		{"a constraint would promote it at once", true, true, true, false, false, nil, false},
 		{"does not follow the primary", true, false, false, false, false, nil, false},
 		{"no primary, and the note stands", false, false, false, false, false, note, false},
+		{"no primary, and its instance was given up, so that whoever has most will do", false, false, false, false, false, abandoned, true},
 		{"no primary, and what was missing has come", false, false, false, false, true, note, true},
 		{"no primary, and another note", false, false, false, false, false, other, true},
 		{"no primary, and no note", false, false, false, false, false, nil, true},
