@@ -57,9 +57,8 @@ func (a *Agent) changeIDs() (note, claim string) {
 	default:
 		return "", "" // it comes before the note, or belongs to no change
 	}
-	// A note that nobody has used up is what a change under way is about; an intent does not use it up.
-	settledClaims := slices.DeleteFunc(slices.Clone(a.state.Claims), func(c baton.Claim) bool { return c.State == baton.Intended })
-	if n, err := (baton.Knowledge{Note: a.state.Note, Claims: settledClaims}).Usable(""); err == nil {
+	// A note that nobody has used up is what a change under way is about.
+	if n, err := (baton.Knowledge{Note: a.state.Note, Claims: a.state.Claims}).Settled().Usable(""); err == nil {
 		note = n.Nonce
 	}
 	if len(a.state.Claims) == 0 {

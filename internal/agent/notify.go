@@ -72,8 +72,7 @@ func (a *Agent) postDemote(ctx context.Context) error {
 // runs one action at a time: the target's pre-promote may be over before this node's begins, and a promote that learns only then
 // of somebody who has more fails.
 func (a *Agent) answerLater() {
-	settled := slices.DeleteFunc(slices.Clone(a.state.Claims), func(c baton.Claim) bool { return c.State == baton.Intended })
-	note, _ := baton.Knowledge{Note: a.state.Note, Claims: settled}.Usable("")
+	note, _ := baton.Knowledge{Note: a.state.Note, Claims: a.state.Claims}.Settled().Usable("")
 	proof := note != nil && note.Kind != baton.Abandoned && pacemaker.Contains(a.plan.Demote, note.Node)
 	if proof || len(a.plan.Promote) == 0 || a.plan.Leaves(a.inv.Node) {
 		return
@@ -107,9 +106,8 @@ func (a *Agent) endedJustNow(b baton.Bulletin) bool {
 	if !pacemaker.Contains(a.plan.Demote, b.Node) || b.Note == nil || b.Note.Node != b.Node {
 		return false
 	}
-	// The target of this very plan may have asked already: an intent does not use a note up.
-	claims := slices.DeleteFunc(slices.Clone(a.state.Claims), func(c baton.Claim) bool { return c.State == baton.Intended })
-	_, err := baton.Knowledge{Note: b.Note, Claims: claims}.Usable("")
+	// The target of this very plan may have asked already.
+	_, err := baton.Knowledge{Note: b.Note, Claims: a.state.Claims}.Settled().Usable("")
 	return err == nil
 }
 

@@ -131,6 +131,12 @@ func (k Knowledge) UsableFor(node string) (*Note, error) {
 	return k.Usable("")
 }
 
+// Settled is k without what is only intended: an intent does not use a note up.
+func (k Knowledge) Settled() Knowledge {
+	k.Claims = slices.DeleteFunc(slices.Clone(k.Claims), func(c Claim) bool { return c.State == Intended })
+	return k
+}
+
 // Usable returns the newest note if a promotion may still rest on it: nobody has used it up, and no timeline newer than
 // the one it ends was claimed. The claim with nonce own is the one being made and does not count. The error says why it is
 // of no use any more.
