@@ -279,9 +279,8 @@ func (s *scenario) watchOut(node string) *outWatch {
 	w := &outWatch{s: s, cancel: cancel}
 	began := s.logs.Count()
 	w.done.Go(func() {
-		var ends time.Time // since when it has its mark and no score: what a stop leaves until its result is known
-		stopping := ""
 		for ; ctx.Err() == nil; time.Sleep(100 * time.Millisecond) {
+			asked := time.Now()
 			st, err := s.lab.View(ctx)
 			if err != nil {
 				continue
@@ -289,33 +288,33 @@ func (s *scenario) watchOut(node string) *outWatch {
 			over := slices.ContainsFunc(s.logs.From(began), func(l follow.Line) bool { return l.Node == node && l.Msg == "rewound and started" })
 			n := st.Node(node)
 			if over || !shownStarted(n) {
-				ends = time.Time{}
 				continue
 			}
 			w.looked++
 			bad := unmarked(n)
-			if bad != "" && n.Score == "" && n.Attributes[statusAttribute] != "" { // without any score nobody is promoted
-				if ends.IsZero() {
-					ends, stopping = time.Now(), bad
-				}
-				if time.Since(ends) < stopEnds {
-					continue
-				}
-				bad = stopping
-			} else if !ends.IsZero() {
-				w.bad = append(w.bad, stopping) // it did not stop
+			if bad == "" {
+				continue
 			}
-			ends = time.Time{}
-			if bad != "" {
-				w.bad = append(w.bad, bad)
+			if n.Score == "" && n.Attributes[statusAttribute] != "" && s.stopEnded(ctx, node, began, asked) {
+				continue
 			}
+			w.bad = append(w.bad, bad)
 		}
 	})
 	return w
 }
 
-// stopEnds is how soon after the score is gone the instance must count as stopped, too.
-const stopEnds = 2 * time.Second
+// stopEnded tells whether a stop ended while crm_mon was asked. It takes the score along, and Pacemaker shows the instance until
+// it has the result; without any score nobody is promoted.
+func (s *scenario) stopEnded(ctx context.Context, node string, since int, asked time.Time) bool {
+	soon, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	got := time.Now()
+	_, err := s.logs.Await(soon, since, "the end of a stop", func(l follow.Line) bool {
+		return l.Node == node && l.Msg == "stop" && l.Attrs["result"] == "done" && l.Time.After(asked.Add(-time.Second)) && l.Time.Before(got.Add(time.Second))
+	})
+	return err == nil
+}
 
 // shownStarted tells whether crm_mon shows a node's instance as started. A node without power has none.
 func shownStarted(n lab.NodeStatus) bool {
