@@ -280,7 +280,6 @@ func (s *scenario) watchOut(node string) *outWatch {
 	began := s.logs.Count()
 	w.done.Go(func() {
 		for ; ctx.Err() == nil; time.Sleep(100 * time.Millisecond) {
-			asked := time.Now()
 			st, err := s.lab.View(ctx)
 			if err != nil {
 				continue
@@ -291,29 +290,12 @@ func (s *scenario) watchOut(node string) *outWatch {
 				continue
 			}
 			w.looked++
-			bad := unmarked(n)
-			if bad == "" {
-				continue
+			if bad := unmarked(n); bad != "" {
+				w.bad = append(w.bad, bad)
 			}
-			if n.Score == "" && n.Attributes[statusAttribute] != "" && s.stopEnded(ctx, node, began, asked) {
-				continue
-			}
-			w.bad = append(w.bad, bad)
 		}
 	})
 	return w
-}
-
-// stopEnded tells whether a stop ended while crm_mon was asked. It takes the score along, and Pacemaker shows the instance until
-// it has the result; without any score nobody is promoted.
-func (s *scenario) stopEnded(ctx context.Context, node string, since int, asked time.Time) bool {
-	soon, cancel := context.WithTimeout(ctx, time.Second)
-	defer cancel()
-	got := time.Now()
-	_, err := s.logs.Await(soon, since, "the end of a stop", func(l follow.Line) bool {
-		return l.Node == node && l.Msg == "stop" && l.Attrs["result"] == "done" && l.Time.After(asked.Add(-time.Second)) && l.Time.Before(got.Add(time.Second))
-	})
-	return err == nil
 }
 
 // shownStarted tells whether crm_mon shows a node's instance as started. A node without power has none.

@@ -232,17 +232,7 @@ func leaveToNobody(t *testing.T, c *cluster, l leave) {
 	s.noFailures()
 	s.stage("nobody is promoted")
 	l.undo(s)
-	s.newPrimary(was, s.old)
-	s.must(s.load.AwaitAck(s.within(roleLimit)))
-	s.stage("%s is primary again", s.old)
-	s.proven(s.old, was, s.old)
-	s.must(s.lab.HealAll(s.ctx))
-	s.streaming()
-	for _, n := range s.others {
-		s.lifted(n)
-	}
-	s.stage("healed: the refusals are lifted")
-	r := s.finish()
+	r := s.comesBack(was)
 	for _, n := range s.others {
 		if len(r.Writable[n]) > 0 {
 			t.Errorf("%s was writable: %+v", n, r.Writable[n])
@@ -282,16 +272,25 @@ func targetChanges(t *testing.T, c *cluster) {
 	s.must(s.lab.WaitIdle(s.within(roleLimit)))
 	s.noFailures()
 	s.standby(s.old, false)
+	s.comesBack(was)
+	s.primaryIs(s.old)
+}
+
+// comesBack waits until the old primary, which may come back, is promoted with its own proof, heals the links, and ends the
+// scenario when both refusals are lifted.
+func (s *scenario) comesBack(was uint32) load.Report {
+	s.t.Helper()
 	s.newPrimary(was, s.old)
 	s.must(s.load.AwaitAck(s.within(roleLimit)))
 	s.stage("%s is primary again", s.old)
 	s.proven(s.old, was, s.old)
 	s.must(s.lab.HealAll(s.ctx))
 	s.streaming()
-	s.lifted(target)
-	s.lifted(other)
-	s.finish()
-	s.primaryIs(s.old)
+	for _, n := range s.others {
+		s.lifted(n)
+	}
+	s.stage("healed: the refusals are lifted")
+	return s.finish()
 }
 
 // Trap 36: the score outlives the stop of a recovery in place, and the role stays.
