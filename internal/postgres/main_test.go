@@ -9,13 +9,20 @@ import (
 	"runtime"
 	"syscall"
 	"testing"
+	"time"
 )
 
 const bin = "/usr/lib/postgresql/15/bin"
 
+// standStill makes this program, under whatever name and command line, stand still.
+const standStill = "PGBATON_TEST_STAND_STILL"
+
 // TestMain runs the tests in a pid namespace of their own: a server is started in a session of its own here, as the
 // agent does, and yet none outlives a test, also one that is killed.
 func TestMain(m *testing.M) {
+	if os.Getenv(standStill) != "" {
+		time.Sleep(time.Hour)
+	}
 	if os.Geteuid() != 0 {
 		fmt.Fprintf(os.Stderr, "these tests run servers as another user: run them as root, not as uid %d\n", os.Geteuid())
 		os.Exit(1)

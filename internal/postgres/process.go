@@ -111,7 +111,11 @@ func (i *Instance) starting() (Postmaster, error) {
 	}
 	for _, p := range list {
 		title, err := os.ReadFile(procPath(p.PID, "cmdline"))
-		if err == nil && len(title) > 0 && !bytes.HasPrefix(title, []byte("postgres:")) {
+		if len(title) == 0 && !i.owns(p.PID) {
+			continue // it has ended
+		}
+		// Without a command line, execve(2) is still setting it up: Spawn returns in the middle of that.
+		if err == nil && !bytes.HasPrefix(title, []byte("postgres:")) {
 			return Postmaster{Process: p}, nil
 		}
 	}
@@ -274,7 +278,7 @@ func (i *Instance) owns(pid int) bool {
 		return false
 	}
 	cwd, err := os.Readlink(procPath(pid, "cwd"))
-	if err != nil || strings.TrimSuffix(cwd, " (deleted)") != i.RealDataDir() {
+	if err != nil || (strings.TrimSuffix(cwd, " (deleted)") != i.RealDataDir() && !i.spawned(pid)) {
 		return false
 	}
 	info, err := os.Stat(procPath(pid, ""))
@@ -290,6 +294,15 @@ func (i *Instance) owns(pid int) bool {
 	}
 	dir, err := os.Stat(i.DataDir)
 	return err == nil && uid == dir.Sys().(*syscall.Stat_t).Uid
+}
+
+// spawned reports whether a server's command line is one of [Instance.Spawn]. That is how a postmaster is known while it is
+// not in its data directory: before version 16 it goes, at the very beginning, through the directories of its executable, to
+// resolve symbolic links (resolve_symlinks in src/common/exec.c).
+func (i *Instance) spawned(pid int) bool {
+	line, err := os.ReadFile(procPath(pid, "cmdline"))
+	args := strings.Split(string(line), "\x00")
+	return err == nil && len(args) > 3 && args[1] == "-D" && args[2] == i.ConfigDir && !slices.Contains(args, "-C") // which asks for a setting, and serves nothing
 }
 
 type procStat struct {
