@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -79,12 +80,15 @@ func (realClock) Sleep(ctx context.Context, d time.Duration) {
 	}
 }
 
+// detachedActions are the hidden ones: they outlive the action that starts them, and take the lock when they need it.
+var detachedActions = []string{aftercareAction, sentinelAction, answerAction, rejoinAction, unmarkAction}
+
 // Main runs the action that the command line and the environment ask for, and returns the exit code. The exit reason of
 // a failure goes to stderr, meta-data to stdout.
 func Main(version string, args, environ []string, stdout, stderr io.Writer) int {
 	env := ocf.EnvFromOS(environ)
 	detached := ""
-	if len(args) == 1 && (args[0] == aftercareAction || args[0] == sentinelAction || args[0] == answerAction || args[0] == rejoinAction) {
+	if len(args) == 1 && slices.Contains(detachedActions, args[0]) {
 		detached, args = args[0], []string{"monitor"}
 	}
 	inv, err := ocf.ParseInvocation(args, env)
@@ -204,6 +208,8 @@ func (a *Agent) Run() ocf.ExitCode {
 		err = a.lateAnswer(ctx)
 	case rejoinAction:
 		err = a.rejoin(ctx)
+	case unmarkAction:
+		err = a.unmark(ctx)
 	default:
 		err = ocf.Errorf(ocf.ErrUnimplemented, "action %q is not one of this agent's", a.inv.Action)
 	}

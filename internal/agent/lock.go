@@ -4,6 +4,7 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"slices"
 	"syscall"
 	"time"
 
@@ -15,7 +16,10 @@ import (
 // time. Pacemaker runs one action at a time; an aftercare is no action.
 func (a *Agent) lock(ctx context.Context) error {
 	switch a.inv.Action {
-	case aftercareAction, sentinelAction, answerAction, rejoinAction, "validate-all", "reload-agent", "reload":
+	case "validate-all", "reload-agent", "reload":
+		return nil
+	}
+	if slices.Contains(detachedActions, a.inv.Action) {
 		return nil
 	}
 	release, err := a.flock(ctx, "action.lock")

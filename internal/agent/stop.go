@@ -54,17 +54,55 @@ func (a *Agent) stop(ctx context.Context) error {
 	} else if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		a.log.Warn("pg_control", "error", err)
 	}
+	out := a.vol.Out != nil
 	a.vol.Parked, a.vol.Stopped, a.vol.Out = false, true, nil
 	if !a.plan.Restarts(a.inv.Node) {
 		a.vol.Live, a.vol.Saw = false, 0 // it is not there for what comes, whatever it has answered for
 	}
 	a.saveVolatile()
+	if out && !a.plan.Restarts(a.inv.Node) {
+		a.spawnDetached(unmarkAction)
+		return nil
+	}
 	if !a.plan.Restarts(a.inv.Node) {
-		if err := a.do("delete-score", func() error { return a.cluster.DeleteScore(ctx, a.inv.Node) }); err != nil {
-			a.log.Warn("promotion score not removed", "error", err)
-		}
-		a.vol.Score = ""
-		a.saveVolatile()
+		a.deleteScore(ctx)
+	}
+	return nil
+}
+
+func (a *Agent) deleteScore(ctx context.Context) {
+	if err := a.do("delete-score", func() error { return a.cluster.DeleteScore(ctx, a.inv.Node) }); err != nil {
+		a.log.Warn("promotion score not removed", "error", err)
+	}
+	a.vol.Score = ""
+	a.saveVolatile()
+}
+
+// unmarkAction is a hidden action: it takes away the score of a stopped instance that was kept out. Until Pacemaker has the
+// result of that stop the instance counts as started, and must be seen to be none that could be promoted.
+const unmarkAction = "unmark"
+
+// unmarkLimit is how long that waits for the end of the stop. Then the score goes all the same: left behind, it would be that of
+// another resource of the same name.
+const unmarkLimit = 30 * time.Second
+
+// unmark waits until the stop is over, and deletes the score unless the instance was started again meanwhile.
+func (a *Agent) unmark(ctx context.Context) error {
+	wait, cancel := context.WithTimeout(ctx, unmarkLimit)
+	defer cancel()
+	if err := a.poll(wait, "the end of the stop", 200*time.Millisecond, func() (bool, error) {
+		role, err := a.cluster.Held(wait)
+		return err == nil && role == "", nil
+	}); err != nil {
+		a.log.Warn("the score of an instance that was kept out is deleted all the same", "error", err)
+	}
+	release, err := a.hold(ctx)
+	if err != nil {
+		return err
+	}
+	defer release()
+	if a.vol.Stopped {
+		a.deleteScore(ctx)
 	}
 	return nil
 }

@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"sync/atomic"
 	"testing"
 )
 
@@ -13,16 +14,11 @@ import (
 // that nothing runs, and Pacemaker recovers what has just been started.
 func TestInstance_Spawn(t *testing.T) {
 	i := testInstance(t)
-	done := make(chan struct{})
-	defer close(done)
+	var done atomic.Bool
+	defer done.Store(true)
 	for range runtime.NumCPU() + 1 { // where the new process has to wait for a processor, such a moment is long
 		go func() {
-			for {
-				select {
-				case <-done:
-					return
-				default:
-				}
+			for n := 0; !done.Load(); n++ { // busy
 			}
 		}()
 	}
