@@ -106,6 +106,44 @@ func TestPromotedByHand(t *testing.T) {
 	s.handoverTo(rogue)
 }
 
+// Ensure a standby that somebody starts by hand without standby.signal beside the primary, and so on the same timeline, is kept
+// out, and that what it wrote neither keeps the role from anybody nor takes it. (Scenario 54.)
+func TestStartedByHand(t *testing.T) {
+	c := rejoinCluster(t)
+	s := c.begin(t, 5*time.Minute, false)
+	rogue := s.others[0]
+	kept, lost := s.markers()
+	s.run(s.old, "crm_resource", "--ban", "-r", lab.Resource, "-N", rogue)
+	s.must(s.lab.WaitIdle(s.within(healLimit)))
+	s.run(rogue, "rm", filepath.Join(s.lab.DataDir(), "standby.signal"))
+	s.pgCtl(rogue, "start", "-o", "-c listen_addresses= -c synchronous_standby_names=")
+	s.mark(rogue, lost)
+	s.sql(rogue, "CREATE TABLE rogue AS SELECT generate_series(1, 20000)") // more than the primary writes meanwhile
+	s.pgCtl(rogue, "stop", "-m", "fast")
+	s.mark(s.old, kept)
+	s.stage("%s was started by hand on timeline %d, that of %s", rogue, s.timeline(s.old), s.old)
+	s.run(s.old, "crm_resource", "--clear", "-r", lab.Resource, "-N", rogue)
+	w := s.watchOut(rogue)
+	text := s.keptOut(rogue, `^diverged: somebody started it as a primary on timeline \d+, which is that of `+s.old)
+
+	primary, was := s.others[1], s.timeline(s.old)
+	s.move(primary)
+	s.newPrimary(was, primary)
+	s.proven(s.old, was, primary)
+	s.clear()
+	s.stage("%s handed over to %s with proof", s.old, primary)
+	w.end()
+	if got := s.marks(primary, kept, lost); got != kept {
+		t.Errorf("%s has the marks %q, expected %q", primary, got, kept)
+	}
+	for _, cmd := range commandsIn(text) {
+		s.stage("does: %s", cmd)
+		s.run(rogue, "sh", "-c", cmd)
+	}
+	s.joined(rogue, kept, lost)
+	s.finishRejoined(rogue)
+}
+
 // Ensure a primary that a person promotes on purpose, in maintenance, is taken over by the cluster and hands over with proof
 // afterwards.
 func TestPromotedByHandInMaintenance(t *testing.T) {

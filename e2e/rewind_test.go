@@ -26,25 +26,14 @@ func TestRewindKilled(t *testing.T) {
 			s.must(s.lab.Power(s.ctx, node, true))
 		}},
 		{"by a stop", func(s *scenario, node string) {
-			since := s.logs.Count()
 			s.run(node, "crm_resource", "--ban", "-r", lab.Resource, "-N", node)
 			s.must(s.lab.WaitIdle(s.within(healLimit)))
 			if left := s.rewinders(node); len(left) > 0 {
 				s.t.Errorf("the resource is stopped on %s, and processes of the rewind still run: %v", node, left)
 			}
-			// The mark stays until nobody takes the instance for started any more, and no longer.
-			_, err := s.logs.Await(s.within(healLimit), since, "the mark to go", func(l follow.Line) bool { return l.Node == node && l.Msg == "unmark" })
-			s.must(err)
-			s.await(10*time.Second, func() error {
-				st, err := s.lab.View(s.ctx)
-				if err != nil {
-					return err
-				}
-				if score := st.Node(node).Score; score != "" {
-					return lab.NotYet("stopped, %s has the promotion score %s", node, score)
-				}
-				return nil
-			})
+			if n := s.status().Node(node); n.Role != "Stopped" || n.Score != "-INFINITY" {
+				s.t.Errorf("%s is %s and has the score %q, expected Stopped and -INFINITY", node, n.Role, n.Score)
+			}
 			s.run(node, "crm_resource", "--clear", "-r", lab.Resource, "-N", node)
 		}},
 	} {

@@ -308,7 +308,7 @@ func (a *Agent) deadline() time.Time {
 		timeout = time.Minute
 	}
 	switch a.inv.Action {
-	case aftercareAction, rejoinAction:
+	case aftercareAction, rejoinAction, unmarkAction:
 		timeout = 24 * time.Hour
 	case sentinelAction:
 		timeout = 365 * 24 * time.Hour

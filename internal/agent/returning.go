@@ -187,12 +187,14 @@ func (a *Agent) returning(ctx context.Context, ctl pgdisk.Control) baton.Return 
 
 // judge asks the rule about an instance: by the claims, then by the history files that lie in pg_wal.
 func (a *Agent) judge(ctx context.Context, self baton.Candidate, ctl pgdisk.Control) baton.Return {
-	r := baton.Returning{Candidate: self}
+	r := baton.Returning{Candidate: self, Closed: ctl.State == pgdisk.ShutDown, Note: a.state.Note}
 	switch ctl.State {
 	case pgdisk.ShutDown, pgdisk.ShuttingDown, pgdisk.InProduction, pgdisk.InCrashRecovery:
 		r.WasPrimary = true
 	}
-	if line, ok := baton.LineOf(a.state.Claims); ok && r.WasPrimary && self.Position.Timeline > line.Timeline {
+	line, known := baton.LineOf(a.state.Claims)
+	_, trespassed := r.Trespassed(a.state.Claims)
+	if trespassed || known && r.WasPrimary && self.Position.Timeline > line.Timeline {
 		other, err := a.primaryElsewhere(ctx)
 		if err != nil {
 			a.log.Warn("who is primary is not known", "error", err)

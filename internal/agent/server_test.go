@@ -589,3 +589,43 @@ func TestInForce(t *testing.T) {
 		t.Errorf("an attempt that another followed: %v; want to wait for the next challenge", c)
 	}
 }
+
+// removed is a cluster of whose resource one can tell whether it is still there.
+type removed struct {
+	memory
+	ours    bool
+	deleted int
+}
+
+func (r *removed) Ours(context.Context) (bool, error) { return r.ours, nil }
+
+func (r *removed) DeleteScore(context.Context, string) error {
+	r.deleted++
+	return nil
+}
+
+// Ensure the score that a stop leaves to an instance that was kept out goes with the resource, and not before; and not if it
+// was started again or the score is another agent's.
+func TestUnmark(t *testing.T) {
+	for _, tt := range []struct {
+		name    string
+		ours    bool
+		stopped bool
+		score   pacemaker.Score
+		want    int
+	}{
+		{"removed", false, true, pacemaker.NegInfinity, 1},
+		{"started again", true, false, pacemaker.NegInfinity, 0},
+		{"removed, and made again", false, false, pacemaker.NegInfinity, 0},
+		{"another agent's", false, true, 1001, 0},
+	} {
+		a, _ := newPlace(t).agent(&postgres.Instance{}, "n1", unmarkAction)
+		c := &removed{ours: tt.ours}
+		c.score, a.cluster = tt.score, c
+		a.vol.Stopped = tt.stopped
+		a.saveVolatile()
+		if err := a.unmark(t.Context()); err != nil || c.deleted != tt.want {
+			t.Errorf("%s: deleted %d times, %v; want %d", tt.name, c.deleted, err, tt.want)
+		}
+	}
+}

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/pgbaton/pgbaton/internal/baton"
+	"github.com/pgbaton/pgbaton/internal/journal"
 	"github.com/pgbaton/pgbaton/internal/ocf"
 	"github.com/pgbaton/pgbaton/internal/pacemaker"
 	"github.com/pgbaton/pgbaton/internal/pgdisk"
@@ -78,33 +79,37 @@ func (a *Agent) deleteScore(ctx context.Context) {
 	a.saveVolatile()
 }
 
-// unmarkAction is a hidden action: it takes away the score of a stopped instance that was kept out. Until Pacemaker has the
-// result of that stop the instance counts as started, and must be seen to be none that could be promoted.
+// unmarkAction is a hidden action: it takes away the score that a stop leaves to an instance that was kept out. The instance
+// counts as started before Pacemaker has the result of that stop, and again as soon as a start has begun, before that can set
+// a score; and whenever it does, it must be seen that it cannot be promoted. Only with the resource the score has to go.
 const unmarkAction = "unmark"
 
-// unmarkLimit is how long that waits for the end of the stop. Then the score goes all the same: left behind, it would be that of
-// another resource of the same name.
-const unmarkLimit = 30 * time.Second
+// unmarkLimit is how long after its stop a resource may be removed for that: pcs and crmsh do so at once.
+const unmarkLimit = time.Minute
 
-// unmark waits until the stop is over, and deletes the score unless the instance was started again meanwhile.
+// unmark waits for the end of the resource, and deletes the score then.
 func (a *Agent) unmark(ctx context.Context) error {
 	wait, cancel := context.WithTimeout(ctx, unmarkLimit)
 	defer cancel()
-	if err := a.poll(wait, "the end of the stop", 200*time.Millisecond, func() (bool, error) {
-		role, err := a.cluster.Held(wait)
-		return err == nil && role == "", nil
-	}); err != nil {
-		a.log.Warn("the score of an instance that was kept out is deleted all the same", "error", err)
+	gone := false
+	a.poll(wait, "the end of the resource", 2*time.Second, func() (bool, error) {
+		ours, err := a.cluster.Ours(wait)
+		gone = err == nil && !ours
+		return gone || !journal.LoadVolatile(a.inv.Resource).Stopped, nil
+	})
+	if !gone {
+		return nil // it was started again, or may be
 	}
 	release, err := a.hold(ctx)
 	if err != nil {
 		return err
 	}
 	defer release()
-	if a.vol.Stopped {
+	score, there, err := a.cluster.ScoreInCIB(ctx, a.inv.Node)
+	if err == nil && there && score == pacemaker.NegInfinity && a.vol.Stopped { // else it is of another agent
 		a.deleteScore(ctx)
 	}
-	return nil
+	return err
 }
 
 // afterStop publishes the note if a demote before could not, and keeps what is not archived.

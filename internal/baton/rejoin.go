@@ -13,12 +13,12 @@ type Rejoin int
 const (
 	// Follow: it may be started as a standby as it is. Also where nothing is known against it.
 	Follow Rejoin = iota
-	// Await: it was promoted by hand, and there is no primary that it could be compared with.
+	// Await: it was promoted or started as a primary by hand, and there is no primary that it could be compared with.
 	Await
 	// Rewind: it has WAL that the cluster passed over; pg_rewind can take that out.
 	Rewind
 	// Clone: its timeline only looks like the cluster's. pg_rewind, which compares numbers and switch points, would find
-	// nothing to do; it must be made anew.
+	// nothing to do, or too little; it must be made anew.
 	Clone
 )
 
@@ -30,7 +30,35 @@ func (r Rejoin) String() string {
 type Returning struct {
 	Candidate
 	WasPrimary bool   // its pg_control says that it ended as a primary, cleanly or not
+	Closed     bool   // cleanly: what its WAL ends with is a shutdown checkpoint of its own
+	Note       *Note  // the newest that is known
 	Elsewhere  string // another node that is primary now, "" if none is known
+}
+
+// Trespassed tells whether an instance has closed a timeline that another node started, at a point where nobody but itself
+// knows of an end of it: without standby.signal a server does not begin a timeline of its own, it goes on with the one that it
+// is on (StartupXLOG in src/backend/access/transam/xlog.c), and so there are two that differ in nothing but their rows. A copy
+// of what the owner left ends where the owner ended it.
+func (r Returning) Trespassed(claims []Claim) (owner string, yes bool) {
+	at := r.Position
+	if !r.Closed {
+		return "", false
+	}
+	for _, c := range claims {
+		switch {
+		case !c.Open():
+		case c.Timeline == at.Timeline && c.Node == r.Node:
+			return "", false
+		case c.Parent == at.Timeline && c.Switch == at.LSN:
+			return "", false
+		case c.Timeline == at.Timeline && c.State == Effective:
+			owner = c.Node
+		}
+	}
+	if n := r.Note; n != nil && n.Node != r.Node && n.Position() == at && r.Last != nil && r.Last.CRC == n.CRC {
+		return "", false
+	}
+	return owner, owner != ""
 }
 
 // Return is the verdict on an instance that comes back.
@@ -97,12 +125,20 @@ func Unclaimed(claims []Claim, t pgdisk.TimelineID) bool {
 // What is not known speaks for it: PostgreSQL itself refuses to stream a timeline that does not descend from its own.
 func Returns(r Returning, claims []Claim) Return {
 	line, known := LineOf(claims)
+	var v Return
 	if known {
-		if v := line.Returns(r); v.Rejoin != Follow {
-			return v
-		}
+		v = line.Returns(r)
 	}
 	at := r.Position
+	if owner, yes := r.Trespassed(claims); yes && v.Rejoin != Clone {
+		v = Return{Clone, fmt.Sprintf("somebody started it as a primary on timeline %d, which is that of %s: its WAL ends at %s with a shutdown checkpoint that %s never wrote", at.Timeline, owner, at.LSN, owner)}
+		if r.Elsewhere == "" {
+			v.Rejoin = Await // it may hold what everybody goes by
+		}
+	}
+	if v.Rejoin != Follow {
+		return v
+	}
 	if !r.WasPrimary || !Unclaimed(claims, at.Timeline) {
 		return Return{}
 	}

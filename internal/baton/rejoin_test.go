@@ -1,6 +1,7 @@
 package baton_test
 
 import (
+	"cmp"
 	"strings"
 	"testing"
 
@@ -35,6 +36,9 @@ func TestReturns(t *testing.T) {
 		history pgdisk.History
 		crc     uint32
 		primary bool
+		closed  bool
+		note    *baton.Note
+		node    string // n4 unless said
 		other   string
 		want    baton.Rejoin
 		says    string
@@ -89,12 +93,39 @@ func TestReturns(t *testing.T) {
 			want: baton.Rewind, says: "promoted by hand to timeline 7, which nobody in the cluster claimed; n3 is the primary, on timeline 6",
 		},
 		{name: "on a timeline whose owner is about to be primary", claims: attempt, at: pgdisk.Position{Timeline: 7, LSN: 0x8000}, primary: true, other: "n3"},
+		{
+			name: "closed somebody else's timeline, and that is primary", claims: lineClaims, at: pgdisk.Position{Timeline: 6, LSN: 0x9000}, history: to6, crc: 0x66, primary: true, closed: true, other: "n3",
+			want: baton.Clone, says: "started it as a primary on timeline 6, which is that of n3: its WAL ends at 0/9000",
+		},
+		{
+			name: "the same, and there is no primary", claims: lineClaims, at: pgdisk.Position{Timeline: 6, LSN: 0x9000}, history: to6, crc: 0x66, primary: true, closed: true,
+			want: baton.Await, says: "which is that of n3",
+		},
+		{
+			name: "closed an old timeline of somebody else, before its end", claims: lineClaims, at: pgdisk.Position{Timeline: 4, LSN: 0x5000}, history: to4, crc: 0x44, primary: true, closed: true, other: "n3",
+			want: baton.Clone, says: "which is that of n2",
+		},
+		{
+			name: "the same, behind its end: no case for pg_rewind", claims: lineClaims, at: pgdisk.Position{Timeline: 4, LSN: 0x7000}, history: to4, crc: 0x44, primary: true, closed: true, other: "n3",
+			want: baton.Clone, says: "which is that of n2",
+		},
+		{name: "a copy of what the owner left, and was handed over", claims: lineClaims, at: pgdisk.Position{Timeline: 4, LSN: 0x6000}, history: to4, crc: 0x44, primary: true, closed: true, other: "n3"},
+		{name: "a copy of what the owner left now", claims: lineClaims, at: pgdisk.Position{Timeline: 6, LSN: 0x9000}, history: to6, crc: 0x66, primary: true, closed: true, note: &baton.Note{Node: "n3", Timeline: 6, End: 0x9000, CRC: 0x99}},
+		{
+			name: "a note of its own proves nothing", claims: lineClaims, at: pgdisk.Position{Timeline: 6, LSN: 0x9000}, history: to6, crc: 0x66, primary: true, closed: true, other: "n3", note: &baton.Note{Node: "n4", Timeline: 6, End: 0x9000, CRC: 0x99},
+			want: baton.Clone, says: "which is that of n3",
+		},
+		{name: "the owner", claims: lineClaims, at: pgdisk.Position{Timeline: 6, LSN: 0x9000}, history: to6, crc: 0x66, primary: true, closed: true, node: "n3"},
+		{name: "closed a timeline whose owner is not known", claims: lineClaims, at: pgdisk.Position{Timeline: 1, LSN: 0x9000}, primary: true, closed: true, other: "n3"},
 		{name: "with more WAL than an attempt that is not settled", claims: attempt, at: pgdisk.Position{Timeline: 6, LSN: 0x7001}, history: to6, crc: 0x66},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			got := baton.Returns(baton.Returning{
-				Candidate:  baton.Candidate{Node: "n4", Position: tt.at, History: tt.history, Identity: tt.crc},
-				WasPrimary: tt.primary, Elsewhere: tt.other,
+				Candidate: baton.Candidate{
+					Node: cmp.Or(tt.node, "n4"), Position: tt.at, History: tt.history, Identity: tt.crc,
+					Last: &baton.LastRecord{End: tt.at.LSN, CRC: 0x99, ShutdownCheckpoint: tt.closed},
+				},
+				WasPrimary: tt.primary, Closed: tt.closed, Note: tt.note, Elsewhere: tt.other,
 			}, tt.claims)
 			if got.Rejoin != tt.want || !strings.Contains(got.Reason, tt.says) || (tt.want == baton.Follow) != (got.Reason == "") {
 				t.Errorf("got %s (%q), want %s (… %q …)", got.Rejoin, got.Reason, tt.want, tt.says)
