@@ -110,38 +110,57 @@ func TestPromotedByHand(t *testing.T) {
 // out, and that what it wrote neither keeps the role from anybody nor takes it. (Scenario 54.)
 func TestStartedByHand(t *testing.T) {
 	c := rejoinCluster(t)
-	s := c.begin(t, 5*time.Minute, false)
-	rogue := s.others[0]
-	kept, lost := s.markers()
-	s.run(s.old, "crm_resource", "--ban", "-r", lab.Resource, "-N", rogue)
-	s.must(s.lab.WaitIdle(s.within(healLimit)))
-	s.run(rogue, "rm", filepath.Join(s.lab.DataDir(), "standby.signal"))
-	s.pgCtl(rogue, "start", "-o", "-c listen_addresses= -c synchronous_standby_names=")
-	s.mark(rogue, lost)
-	s.sql(rogue, "CREATE TABLE rogue AS SELECT generate_series(1, 20000)") // more than the primary writes meanwhile
-	s.pgCtl(rogue, "stop", "-m", "fast")
-	s.mark(s.old, kept)
-	s.stage("%s was started by hand on timeline %d, that of %s", rogue, s.timeline(s.old), s.old)
-	s.run(s.old, "crm_resource", "--clear", "-r", lab.Resource, "-N", rogue)
-	w := s.watchOut(rogue)
-	text := s.keptOut(rogue, `^diverged: somebody started it as a primary on timeline \d+, which is that of `+s.old)
+	for _, tt := range []struct {
+		name string
+		then func(s *scenario, to string) (primary string)
+	}{
+		{"handover", func(s *scenario, to string) string {
+			was := s.timeline(s.old)
+			s.move(to)
+			s.newPrimary(was, to)
+			s.proven(s.old, was, to)
+			s.clear()
+			return to
+		}},
+		{"all stopped and started", func(s *scenario, _ string) string {
+			s.run(s.old, "crm_resource", "--meta", "-r", lab.Clone, "-p", "target-role", "-v", "Stopped")
+			s.must(s.lab.WaitIdle(s.within(healLimit)))
+			s.run(s.old, "crm_resource", "--meta", "-r", lab.Clone, "-d", "target-role")
+			return s.promoted(s.old)
+		}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			s := c.begin(t, 5*time.Minute, false)
+			rogue := s.others[0]
+			kept, lost := s.markers()
+			s.run(s.old, "crm_resource", "--ban", "-r", lab.Resource, "-N", rogue)
+			s.must(s.lab.WaitIdle(s.within(healLimit)))
+			s.run(rogue, "rm", filepath.Join(s.lab.DataDir(), "standby.signal"))
+			s.pgCtl(rogue, "start", "-o", "-c listen_addresses= -c synchronous_standby_names=")
+			s.mark(rogue, lost)
+			s.sql(rogue, "CREATE TABLE rogue AS SELECT generate_series(1, 20000)") // more than the primary writes meanwhile
+			s.pgCtl(rogue, "stop", "-m", "fast")
+			s.mark(s.old, kept)
+			s.stage("%s was started by hand on timeline %d, that of %s", rogue, s.timeline(s.old), s.old)
+			s.run(s.old, "crm_resource", "--clear", "-r", lab.Resource, "-N", rogue)
+			w := s.watchOut(rogue)
+			s.keptOut(rogue, `^diverged: somebody started it as a primary on timeline \d+, which is that of `+s.old)
 
-	primary, was := s.others[1], s.timeline(s.old)
-	s.move(primary)
-	s.newPrimary(was, primary)
-	s.proven(s.old, was, primary)
-	s.clear()
-	s.stage("%s handed over to %s with proof", s.old, primary)
-	w.end()
-	if got := s.marks(primary, kept, lost); got != kept {
-		t.Errorf("%s has the marks %q, expected %q", primary, got, kept)
+			primary := tt.then(s, s.others[1])
+			s.stage("%s is primary", primary)
+			text := s.keptOut(rogue, `^diverged: somebody started it as a primary on timeline \d+, which is that of `+s.old)
+			w.end()
+			if got := s.marks(primary, kept, lost); got != kept {
+				t.Errorf("%s has the marks %q, expected %q", primary, got, kept)
+			}
+			for _, cmd := range commandsIn(text) {
+				s.stage("does: %s", cmd)
+				s.run(rogue, "sh", "-c", cmd)
+			}
+			s.joined(rogue, kept, lost)
+			s.finishRejoined(rogue)
+		})
 	}
-	for _, cmd := range commandsIn(text) {
-		s.stage("does: %s", cmd)
-		s.run(rogue, "sh", "-c", cmd)
-	}
-	s.joined(rogue, kept, lost)
-	s.finishRejoined(rogue)
 }
 
 // Ensure a primary that a person promotes on purpose, in maintenance, is taken over by the cluster and hands over with proof

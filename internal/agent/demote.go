@@ -159,7 +159,8 @@ func (a *Agent) leaveNote(ctx context.Context, f facts) error {
 		}
 	}
 	v := a.returning(ctx, f.control)
-	if v.Rejoin == baton.Rewind || v.Rejoin == baton.Clone {
+	// A primary that was started by hand, and is the only one, was the cluster's all the same.
+	if v.Rejoin != baton.Follow && !(v.Rejoin == baton.Await && a.endedPrimary) {
 		a.log.Warn("no note: what has ended here was not the cluster's primary", "reason", v.Reason)
 		return nil
 	}

@@ -187,7 +187,10 @@ func (a *Agent) returning(ctx context.Context, ctl pgdisk.Control) baton.Return 
 
 // judge asks the rule about an instance: by the claims, then by the history files that lie in pg_wal.
 func (a *Agent) judge(ctx context.Context, self baton.Candidate, ctl pgdisk.Control) baton.Return {
-	r := baton.Returning{Candidate: self, Closed: ctl.State == pgdisk.ShutDown, Note: a.state.Note}
+	r := baton.Returning{Candidate: self, Note: a.state.Note}
+	if last := self.Last; last != nil && ctl.State == pgdisk.ShutDown && !a.state.Recovered {
+		r.Closed = last.ShutdownCheckpoint && last.Start == ctl.CheckPoint && self.Position.Timeline == ctl.CheckPointTimeline
+	}
 	switch ctl.State {
 	case pgdisk.ShutDown, pgdisk.ShuttingDown, pgdisk.InProduction, pgdisk.InCrashRecovery:
 		r.WasPrimary = true

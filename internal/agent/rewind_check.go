@@ -146,7 +146,11 @@ func (a *Agent) recoverCrash(ctx context.Context, ctl pgdisk.Control, src rewind
 	if err := os.Remove(filepath.Join(a.pg.DataDir, "standby.signal")); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return ctl, err
 	}
-	err := a.do("crash-recovery", func() error {
+	err := a.noteRecovered(ctx)
+	if err != nil {
+		return ctl, err
+	}
+	err = a.do("crash-recovery", func() error {
 		out, err := src.tool.Run(ctx, a.pg, "postgres", a.pg.SingleUserArgs()...)
 		if err != nil {
 			return src.why(out, err)
@@ -161,6 +165,17 @@ func (a *Agent) recoverCrash(ctx context.Context, ctl pgdisk.Control, src rewind
 		err = fmt.Errorf("after a recovery by postgres --single pg_control says %q, expected %q", ctl.State, pgdisk.ShutDown)
 	}
 	return ctl, err
+}
+
+// noteRecovered writes down who closes this instance: nobody started it by hand.
+func (a *Agent) noteRecovered(ctx context.Context) error {
+	release, err := a.hold(ctx)
+	if err != nil {
+		return err
+	}
+	defer release()
+	a.state.Recovered = true
+	return a.save("save-recovered")
 }
 
 // fetchHistory gets the history file of this instance's timeline if it is missing here: pg_rewind compares the two

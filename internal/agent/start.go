@@ -117,7 +117,7 @@ func (a *Agent) startAsStandby(ctx context.Context) error {
 		}
 		return a.keepOut(ctx, ctl, v)
 	}
-	if ctl.State == pgdisk.ShutDown {
+	if ctl.State == pgdisk.ShutDown && !a.primaryStays() {
 		// Also how a fresh cluster gets its first primary: the one that was stopped cleanly as one.
 		note, err := a.noteFromDisk(ctl)
 		switch {
@@ -159,6 +159,12 @@ func (a *Agent) startAsStandby(ctx context.Context) error {
 		a.saveVolatile()
 	}
 	a.resting = nil
+	if a.state.Recovered {
+		a.state.Recovered = false
+		if err := a.save("save-state"); err != nil {
+			return err
+		}
+	}
 	if kept {
 		a.spawnAftercare()
 	}

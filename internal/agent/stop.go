@@ -100,14 +100,16 @@ func (a *Agent) unmark(ctx context.Context) error {
 	if !gone {
 		return nil // it was started again, or may be
 	}
-	release, err := a.hold(ctx)
+	locked, cancel := context.WithTimeout(ctx, lockedFor)
+	defer cancel()
+	release, err := a.hold(locked)
 	if err != nil {
 		return err
 	}
 	defer release()
-	score, there, err := a.cluster.ScoreInCIB(ctx, a.inv.Node)
+	score, there, err := a.cluster.ScoreInCIB(locked, a.inv.Node)
 	if err == nil && there && score == pacemaker.NegInfinity && a.vol.Stopped { // else it is of another agent
-		a.deleteScore(ctx)
+		a.deleteScore(locked)
 	}
 	return err
 }

@@ -38,7 +38,8 @@ type Returning struct {
 // Trespassed tells whether an instance has closed a timeline that another node started, at a point where nobody but itself
 // knows of an end of it: without standby.signal a server does not begin a timeline of its own, it goes on with the one that it
 // is on (StartupXLOG in src/backend/access/transam/xlog.c), and so there are two that differ in nothing but their rows. A copy
-// of what the owner left ends where the owner ended it.
+// of what the owner left ends where the owner ended it. Who was the only primary when it ended has a note of its own: the server
+// was moved in maintenance, or its node has another name now.
 func (r Returning) Trespassed(claims []Claim) (owner string, yes bool) {
 	at := r.Position
 	if !r.Closed {
@@ -55,7 +56,7 @@ func (r Returning) Trespassed(claims []Claim) (owner string, yes bool) {
 			owner = c.Node
 		}
 	}
-	if n := r.Note; n != nil && n.Node != r.Node && n.Position() == at && r.Last != nil && r.Last.CRC == n.CRC {
+	if n := r.Note; n != nil && n.Position() == at && r.Last != nil && r.Last.CRC == n.CRC {
 		return "", false
 	}
 	return owner, owner != ""

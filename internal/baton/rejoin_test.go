@@ -111,8 +111,9 @@ func TestReturns(t *testing.T) {
 		},
 		{name: "a copy of what the owner left, and was handed over", claims: lineClaims, at: pgdisk.Position{Timeline: 4, LSN: 0x6000}, history: to4, crc: 0x44, primary: true, closed: true, other: "n3"},
 		{name: "a copy of what the owner left now", claims: lineClaims, at: pgdisk.Position{Timeline: 6, LSN: 0x9000}, history: to6, crc: 0x66, primary: true, closed: true, note: &baton.Note{Node: "n3", Timeline: 6, End: 0x9000, CRC: 0x99}},
+		{name: "it was the only primary when it ended", claims: lineClaims, at: pgdisk.Position{Timeline: 6, LSN: 0x9000}, history: to6, crc: 0x66, primary: true, closed: true, note: &baton.Note{Node: "n4", Timeline: 6, End: 0x9000, CRC: 0x99}},
 		{
-			name: "a note of its own proves nothing", claims: lineClaims, at: pgdisk.Position{Timeline: 6, LSN: 0x9000}, history: to6, crc: 0x66, primary: true, closed: true, other: "n3", note: &baton.Note{Node: "n4", Timeline: 6, End: 0x9000, CRC: 0x99},
+			name: "another record than the note's", claims: lineClaims, at: pgdisk.Position{Timeline: 6, LSN: 0x9000}, history: to6, crc: 0x66, primary: true, closed: true, other: "n3", note: &baton.Note{Node: "n3", Timeline: 6, End: 0x9000, CRC: 0x98},
 			want: baton.Clone, says: "which is that of n3",
 		},
 		{name: "the owner", claims: lineClaims, at: pgdisk.Position{Timeline: 6, LSN: 0x9000}, history: to6, crc: 0x66, primary: true, closed: true, node: "n3"},

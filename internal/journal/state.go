@@ -27,6 +27,9 @@ type State struct {
 	Away         bool            `json:"away,omitempty"` // see baton.Answer
 	Instance     *InstanceRecord `json:"instance,omitempty"`
 	Rewound      string          `json:"rewound,omitempty"` // nonce of the newest claim when this node was last rewound
+	// Recovered: what pg_control says of a clean shutdown is the work of this agent, which had a single-user server recover the
+	// instance so that it can be rewound. No server has run since.
+	Recovered bool `json:"recovered,omitempty"`
 }
 
 // InstanceRecord is where the instance was when it last started: stop and monitor rely on it when the parameters are

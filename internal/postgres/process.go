@@ -278,7 +278,7 @@ func (i *Instance) owns(pid int) bool {
 		return false
 	}
 	cwd, err := os.Readlink(procPath(pid, "cwd"))
-	if err != nil || (strings.TrimSuffix(cwd, " (deleted)") != i.RealDataDir() && !i.spawned(pid)) {
+	if err != nil || (strings.TrimSuffix(cwd, " (deleted)") != i.RealDataDir() && !(i.isBinDir(cwd) && i.spawned(pid))) {
 		return false
 	}
 	info, err := os.Stat(procPath(pid, ""))
@@ -302,7 +302,13 @@ func (i *Instance) owns(pid int) bool {
 func (i *Instance) spawned(pid int) bool {
 	line, err := os.ReadFile(procPath(pid, "cmdline"))
 	args := strings.Split(string(line), "\x00")
-	return err == nil && len(args) > 3 && args[1] == "-D" && args[2] == i.ConfigDir && !slices.Contains(args, "-C") // which asks for a setting, and serves nothing
+	asks := func(arg string) bool { return strings.HasPrefix(arg, "-C") } // for a setting, and serves nothing
+	return err == nil && len(args) > 3 && args[1] == "-D" && args[2] == i.ConfigDir && !slices.ContainsFunc(args, asks)
+}
+
+func (i *Instance) isBinDir(dir string) bool {
+	real, err := filepath.EvalSymlinks(filepath.Join(i.BinDir, "postgres"))
+	return dir == i.BinDir || err == nil && dir == filepath.Dir(real)
 }
 
 type procStat struct {

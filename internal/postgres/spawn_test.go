@@ -1,6 +1,7 @@
 package postgres
 
 import (
+	"cmp"
 	"errors"
 	"os"
 	"path/filepath"
@@ -63,20 +64,24 @@ func TestInstance_Spawn_Elsewhere(t *testing.T) {
 		t.Fatal(err)
 	}
 	exe := copyOf(t, self, "postgres")
+	i.BinDir = filepath.Dir(exe)
 	for _, tt := range []struct {
 		what   string
 		args   []string
+		dir    string // where it is: that of its executable unless said
 		root   bool
 		expect bool
 	}{
 		{what: "as it is spawned", args: []string{"-D", i.ConfigDir, "-p", "5433"}, expect: true},
 		{what: "of another directory", args: []string{"-D", i.ConfigDir + "2", "-p", "5433"}},
+		{what: "of another data directory by the same configuration", args: []string{"-D", i.ConfigDir, "-c", "data_directory=/tmp"}, dir: "/tmp"},
+		{what: "asks for a setting in one word", args: []string{"-D", i.ConfigDir, "-Cport"}},
 		{what: "asks for a setting", args: []string{"-D", i.ConfigDir, "-C", "port"}},
 		{what: "asks for a setting, as the agent does", args: []string{"-C", "port", "-D", i.ConfigDir}},
 		{what: "root's", args: []string{"-D", i.ConfigDir, "-p", "5433"}, root: true},
 		{what: "of a child", args: nil},
 	} {
-		cmd := command(i, filepath.Dir(exe), exe, tt.args...)
+		cmd := command(i, cmp.Or(tt.dir, filepath.Dir(exe)), exe, tt.args...)
 		if tt.root {
 			cmd.SysProcAttr.Credential = nil
 		}
