@@ -629,3 +629,28 @@ func TestUnmark(t *testing.T) {
 		}
 	}
 }
+
+// Ensure it is not held against an instance that the agent itself closed it, to have it rewound, nor that pg_control speaks of
+// another record than the last.
+func TestJudge_Closed(t *testing.T) {
+	at := pgdisk.Position{Timeline: 2, LSN: 0x30000A0}
+	for _, tt := range []struct {
+		name      string
+		recovered bool
+		start     pgdisk.LSN
+		want      baton.Rejoin
+	}{
+		{"started by hand", false, 0x3000028, baton.Await},
+		{"recovered by the agent", true, 0x3000028, baton.Follow},
+		{"another record", false, 0x3000020, baton.Follow},
+	} {
+		a, _ := newPlace(t).agent(&postgres.Instance{DataDir: t.TempDir()}, "n1", "start")
+		a.state.Claims = []baton.Claim{{Seq: 1, Timeline: 2, Parent: 1, Switch: 0x2000000, Node: "n2", Nonce: "x", State: baton.Effective}}
+		a.state.Recovered = tt.recovered
+		self := baton.Candidate{Node: "n1", Position: at, Last: &baton.LastRecord{Start: tt.start, End: at.LSN, ShutdownCheckpoint: true}}
+		got := a.judge(t.Context(), self, pgdisk.Control{State: pgdisk.ShutDown, CheckPoint: 0x3000028, CheckPointTimeline: 2})
+		if got.Rejoin != tt.want {
+			t.Errorf("%s: %v, want %v", tt.name, got, tt.want)
+		}
+	}
+}
