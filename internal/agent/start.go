@@ -118,7 +118,8 @@ func (a *Agent) startAsStandby(ctx context.Context) error {
 		return a.keepOut(ctx, ctl, v)
 	}
 	if ctl.State == pgdisk.ShutDown && !a.primaryStays() {
-		// Also how a fresh cluster gets its first primary: the one that was stopped cleanly as one.
+		// Also how a fresh cluster gets its first primary: the one that was stopped cleanly as one. Beside a primary that goes on
+		// nobody's end counts.
 		note, err := a.noteFromDisk(ctl)
 		switch {
 		case err != nil:

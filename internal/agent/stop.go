@@ -61,11 +61,11 @@ func (a *Agent) stop(ctx context.Context) error {
 		a.vol.Live, a.vol.Saw = false, 0 // it is not there for what comes, whatever it has answered for
 	}
 	a.saveVolatile()
-	if out && !a.plan.Restarts(a.inv.Node) {
+	switch {
+	case a.plan.Restarts(a.inv.Node):
+	case out:
 		a.spawnDetached(unmarkAction)
-		return nil
-	}
-	if !a.plan.Restarts(a.inv.Node) {
+	default:
 		a.deleteScore(ctx)
 	}
 	return nil
