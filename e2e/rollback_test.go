@@ -188,6 +188,7 @@ func leaveWithProof(t *testing.T, c *cluster, l leave) {
 
 func leaveToOther(t *testing.T, c *cluster, l leave) {
 	s := c.begin(t, 4*time.Minute, true)
+	s.settled()
 	was := s.timeline(s.old)
 	var target, other string
 	s.load.Mark(l.name)
@@ -245,6 +246,7 @@ func leaveToNobody(t *testing.T, c *cluster, l leave) {
 // as well and is answered late. It must not be promoted in the hope of that answer, and fail.
 func targetChanges(t *testing.T, c *cluster) {
 	s := c.begin(t, 4*time.Minute, true)
+	s.settled()
 	was := s.timeline(s.old)
 	s.load.Mark("standby")
 	var target, other string

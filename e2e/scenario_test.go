@@ -213,6 +213,26 @@ func (s *scenario) promoted(node string) string {
 	return name
 }
 
+// settled waits until every standby has the score of one that streams. One whose monitor raises it in the middle of a handover
+// is the better target from then on, and Pacemaker drops the one that it had asked.
+func (s *scenario) settled() {
+	s.t.Helper()
+	s.streaming()
+	s.await(healLimit, func() error {
+		st, err := s.lab.View(s.ctx)
+		if err != nil {
+			return lab.NotYet("%v", err)
+		}
+		for _, n := range st.Nodes {
+			if scoreOf(n) < 100 {
+				return lab.NotYet("%s has the score %q", n.Name, n.Score)
+			}
+		}
+		return nil
+	})
+	s.must(s.lab.WaitIdle(s.within(healLimit)))
+}
+
 // newPrimary waits for a primary that writes a newer timeline than was: one that was promoted since. It is this node
 // unless the name is empty.
 func (s *scenario) newPrimary(was uint32, node string) string {

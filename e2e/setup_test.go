@@ -86,25 +86,6 @@ func (s *scenario) maintained() bool {
 	return strings.Contains(text, `name="maintenance-mode" value="true"`) || strings.Contains(text, `name="pgbaton-setup"`)
 }
 
-// settled waits until every standby has the score of one that streams.
-func (s *scenario) settled() {
-	s.t.Helper()
-	s.streaming()
-	s.await(healLimit, func() error {
-		st, err := s.lab.View(s.ctx)
-		if err != nil {
-			return lab.NotYet("%v", err)
-		}
-		for _, n := range st.Nodes {
-			if scoreOf(n) < 100 {
-				return lab.NotYet("%s has the score %q", n.Name, n.Score)
-			}
-		}
-		return nil
-	})
-	s.must(s.lab.WaitIdle(s.within(healLimit)))
-}
-
 // setup runs pgbaton setup under writing clients, none of which may notice.
 func (s *scenario) setup(node string, args ...string) (code int, text string) {
 	s.t.Helper()
