@@ -97,8 +97,9 @@ func (s *scenario) twoAtOnce(first, second string) {
 }
 
 // oneAfterTheOther takes the primary's power, and that of the one that took over, each with WAL of its own. (Scenario 43.)
-// The third node was with the second primary until that went, and cannot know what it did afterwards: it waits for it, and
-// the first one, which knows nothing of the second, is no help. Whoever comes first, the second is primary in the end.
+// The third node was a member beside the second primary until that went, has not all of its WAL, and cannot know what else
+// it did: it waits for it, and the first one, which knows nothing of the second, is no help. Whoever comes first, the second
+// is primary in the end. (Had the third all of that WAL, it could be as well.)
 func (s *scenario) oneAfterTheOther(firstReturns bool) {
 	first, was := s.old, s.timeline(s.old)
 	second, kept, lost := s.takeOverFrom(first)
@@ -107,10 +108,17 @@ func (s *scenario) oneAfterTheOther(firstReturns bool) {
 	theirs := s.timeline(second)
 	lostRows := s.commitsAfter(first, was, s.fork(second, theirs, was))
 	near := s.position(second)
+	s.cutStandby(third)
+	time.Sleep(300 * time.Millisecond) // what is committed now, the third does not have
 	s.load.Mark("power off again")
 	s.powerCut(second)
+	s.must(s.lab.HealAll(s.ctx))
 	end := s.lastRecord(second, theirs, near).end
-	s.stage("%s is off, too; its WAL of timeline %d ends at %s", second, theirs, formatLSN(end))
+	behind := parseLSN(s.t, s.sql(third, "SELECT greatest(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn())"))
+	s.stage("%s is off, too; its WAL of timeline %d ends at %s, %s has %s", second, theirs, formatLSN(end), third, formatLSN(behind))
+	if behind >= end {
+		s.t.Fatalf("%s was meant to lack the last of it", third)
+	}
 	s.staysUnpromoted(4 * time.Second)
 
 	on := s.switchboard()
