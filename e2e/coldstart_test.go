@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -32,6 +33,7 @@ func TestColdStart(t *testing.T) {
 		{"46 power loss of all, all return", func(s *scenario) { s.powerLoss(0) }},
 		{"46 power loss of all, the primary returns first", func(s *scenario) { s.powerLoss(3*time.Second, s.old) }},
 		{"46 power loss of all, the primary returns last", func(s *scenario) { s.powerLoss(3*time.Second, s.others...) }},
+		{"46 power loss of all, the last primary recovers for long", longRecovery},
 		{"47 clean stop of all, all return", func(s *scenario) { s.cleanStop(0) }},
 		{"47 clean stop of all, the primary returns first", func(s *scenario) { s.cleanStop(3*time.Second, s.old) }},
 		{"47 clean stop of all, the primary returns last", func(s *scenario) { s.cleanStop(3*time.Second, s.others...) }},
@@ -89,6 +91,43 @@ func (s *scenario) powerLoss(after time.Duration, first ...string) {
 		if n != now {
 			s.returned(n, now)
 		}
+	}
+	s.takenOver(now, was, "power off", 0)
+}
+
+// longRecovery has the last primary come back with so much WAL that it cannot say in half a second how far that goes, and with
+// a recovery that takes longer than any action may. It has all rows, and nobody is promoted over it.
+func longRecovery(s *scenario) {
+	was := s.timeline(s.old)
+	settings := map[string]string{"max_wal_size": "16GB", "checkpoint_timeout": "1h", "wal_keep_size": "8GB"}
+	for name, value := range settings {
+		s.sql(s.old, fmt.Sprintf("ALTER SYSTEM SET %s = '%s'", name, value))
+	}
+	s.sql(s.old, "SELECT pg_reload_conf()")
+	s.sql(s.old, "CHECKPOINT")
+	s.cutStandby(s.others...)
+	s.sql(s.old, "SELECT count(pg_logical_emit_message(false, 'test', repeat('x', 1000000))) FROM generate_series(1, 2000)")
+	s.must(s.load.AwaitAck(s.within(roleLimit)))
+	s.stage("%s has 2 GB of WAL behind its last checkpoint that nobody else has", s.old)
+	s.load.Mark("power off")
+	s.powerCut(s.lab.Names...)
+	s.must(s.lab.HealAll(s.ctx))
+	s.powerOn(s.lab.Names...)
+	pid := s.stopRecovery(roleLimit)
+	s.staysUnpromoted(75 * time.Second)
+	s.stage("nobody was promoted while the recovery of %s was stopped", s.old)
+	s.noFailedActions("")
+	s.must(s.lab.Signal(syscall.SIGCONT, pid))
+	began := time.Now()
+	now := s.newPrimary(was, s.old)
+	s.must(s.load.AwaitAck(s.within(roleLimit)))
+	s.stage("%s is primary, %.1f s after its recovery went on", now, time.Since(began).Seconds())
+	for name := range settings {
+		s.sql(s.old, "ALTER SYSTEM RESET "+name)
+	}
+	s.sql(s.old, "SELECT pg_reload_conf()")
+	for _, n := range s.others {
+		s.returned(n, now)
 	}
 	s.takenOver(now, was, "power off", 0)
 }

@@ -353,21 +353,7 @@ func recoverySlow(s *scenario) {
 	s.sql(s.old, "CREATE TABLE bulk AS SELECT n, repeat('x', 500) AS t FROM generate_series(1, 200000) n")
 	s.load.Mark("crash")
 	s.must(s.lab.SignalPostgres(s.old, syscall.SIGKILL, true))
-	startup := 0
-	s.must(lab.Poll(s.within(10*time.Second), 5*time.Millisecond, func() error {
-		procs, err := s.lab.Processes(s.old)
-		if err != nil {
-			return err
-		}
-		for _, p := range procs {
-			if strings.HasPrefix(p.Args, "postgres:") && strings.Contains(p.Args, " startup ") {
-				startup = p.PID
-				return s.lab.Signal(syscall.SIGSTOP, p.PID)
-			}
-		}
-		return lab.NotYet("no startup process on %s", s.old)
-	}))
-	s.stage("the startup process of %s is stopped", s.old)
+	startup := s.stopRecovery(10 * time.Second)
 	now := s.newPrimary(was, "")
 	s.must(s.load.AwaitAck(s.within(roleLimit)))
 	s.stage("%s is primary", now)
@@ -380,4 +366,24 @@ func recoverySlow(s *scenario) {
 	s.returned(s.old, now)
 	s.sql(now, "DROP TABLE IF EXISTS bulk") // it may be among what is lost
 	s.takenOver(now, was, "crash", 4*time.Second+10*time.Second)
+}
+
+// stopRecovery stops the recovery of the old primary as soon as it has begun, and returns its process.
+func (s *scenario) stopRecovery(limit time.Duration) (pid int) {
+	s.t.Helper()
+	s.must(lab.Poll(s.within(limit), 5*time.Millisecond, func() error {
+		procs, err := s.lab.Processes(s.old)
+		if err != nil {
+			return err
+		}
+		for _, p := range procs {
+			if strings.HasPrefix(p.Args, "postgres:") && strings.Contains(p.Args, " startup ") {
+				pid = p.PID
+				return s.lab.Signal(syscall.SIGSTOP, pid)
+			}
+		}
+		return lab.NotYet("no startup process on %s", s.old)
+	}))
+	s.stage("the startup process of %s is stopped", s.old)
+	return pid
 }

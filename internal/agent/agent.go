@@ -54,7 +54,9 @@ type Agent struct {
 	// resting is where the instance ended, as long as pg_control is restingControl: reading the WAL of a crashed one takes long.
 	resting        *baton.Candidate
 	restingControl pgdisk.Control
-	online         []string // the members of the cluster, once they were asked for
+	restless       error        // why that is not known, where reading on would take as long again
+	votes          *baton.Votes // once they were counted
+	online         []string     // the members of the cluster, once they were asked for
 	// tending: the sentinel runs this monitor itself. Its parameters may be older than those of a monitor before it.
 	tending bool
 	// unlocked: somebody else works on the instance, or there is nowhere to lock. A monitor then looks and touches nothing.
@@ -365,7 +367,7 @@ func (a *Agent) loadState() error {
 // reload reads both states again: whoever held the lock may have changed them, and a claim or a note written over would be
 // one that was never durable.
 func (a *Agent) reload() error {
-	a.resting = nil
+	a.resting, a.restless = nil, nil
 	a.vol = journal.LoadVolatile(a.inv.Resource)
 	return a.loadState()
 }

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -159,10 +160,12 @@ func (a *Agent) answer(ctx context.Context, challenge string) *baton.Answer {
 	defer cancel()
 	c, err := a.measure(brief, f, a.state.Note, false)
 	if err != nil {
-		// Its disk may be slow, and there may be much to read. What the server says of itself is no less than it has, and
-		// whoever is chosen must not be chosen because this node was slow.
-		if ans.Position, err = a.said(ctx, f); err != nil {
-			ans.Unfit = err.Error()
+		// Its disk may be slow, and there may be much to read. Whoever is chosen must not be chosen because this node was slow.
+		var why error
+		if ans.Position, why = a.said(ctx, f); why != nil {
+			ans.Position = c.Position
+			ans.Unfit = cmp.Or(ans.Unfit, err.Error())
+			ans.Unsure = brief.Err() != nil && !a.dead()
 		}
 		return ans
 	}
@@ -176,7 +179,9 @@ func (a *Agent) answer(ctx context.Context, challenge string) *baton.Answer {
 // measure reads this instance's position, through a session if it takes one.
 func (a *Agent) measure(ctx context.Context, f facts, note *baton.Note, full bool) (baton.Candidate, error) {
 	if f.role == standby {
-		if sess, err := a.pg.Connect(ctx); err == nil {
+		brief, cancel := context.WithTimeout(ctx, connectLimit)
+		defer cancel()
+		if sess, err := a.pg.Connect(brief); err == nil {
 			defer sess.Close()
 			return a.candidate(ctx, sess, note, full)
 		}
@@ -184,7 +189,11 @@ func (a *Agent) measure(ctx context.Context, f facts, note *baton.Note, full boo
 	return a.candidate(ctx, nil, note, full)
 }
 
-// said is the position that a standby's server knows of: up to there it has WAL, and perhaps a little further.
+// connectLimit is how long a server is waited for that takes no connections: its disk says the rest.
+const connectLimit = answerLimit / 3
+
+// said is the position that a standby's server knows of. It is the end of its WAL once the server has been through all that
+// lay on its disk: only then it asks a primary for more.
 func (a *Agent) said(ctx context.Context, f facts) (pgdisk.Position, error) {
 	if f.role != standby {
 		return pgdisk.Position{}, errors.New("the end of its WAL could not be read in time")
@@ -197,6 +206,9 @@ func (a *Agent) said(ctx context.Context, f facts) (pgdisk.Position, error) {
 	}
 	defer sess.Close()
 	v, err := sess.Standby(brief)
+	if err == nil && v.Received == 0 {
+		err = fmt.Errorf("it has replayed WAL up to %s, and has more", v.Replayed)
+	}
 	if err != nil {
 		return pgdisk.Position{}, err
 	}

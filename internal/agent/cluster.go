@@ -59,6 +59,8 @@ type Cluster interface {
 	Online(ctx context.Context) ([]string, error)
 	// Quorate reports whether the partition of this node has quorum.
 	Quorate(ctx context.Context) (bool, error)
+	// Votes is how Corosync counts.
+	Votes(ctx context.Context) (baton.Votes, error)
 	// Incarnation tells one life of attrd from the next: with it go scores and private attributes. known is what it was
 	// the last time, which is cheaper to confirm than to find.
 	Incarnation(known string) string
@@ -283,6 +285,11 @@ func (c *liveCluster) Quorate(ctx context.Context) (bool, error) {
 		err = errors.New("there is no DC")
 	}
 	return st.Quorum, err
+}
+
+func (c *liveCluster) Votes(ctx context.Context) (baton.Votes, error) {
+	expected, quorum, err := pacemaker.Votes(ctx, c.run)
+	return baton.Votes{Expected: expected, Quorum: quorum}, err
 }
 
 func (c *liveCluster) Incarnation(known string) string {

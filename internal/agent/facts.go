@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/pgbaton/pgbaton/internal/baton"
+	"github.com/pgbaton/pgbaton/internal/journal"
 	"github.com/pgbaton/pgbaton/internal/pgdisk"
 	"github.com/pgbaton/pgbaton/internal/postgres"
 )
@@ -76,7 +77,7 @@ func (a *Agent) look() (facts, error) {
 	return f, nil
 }
 
-// candidate reads where this instance's WAL ends. With a session to a server in recovery it starts at the replay
+// candidate reads where this instance's WAL ends; if ctx ends before that, its position is how far it came. With a session to a server in recovery it starts at the replay
 // position, otherwise at what pg_control vouches for. full asks for the last record even if it lies before the replay
 // position.
 func (a *Agent) candidate(ctx context.Context, sess *postgres.Session, note *baton.Note, full bool) (baton.Candidate, error) {
@@ -115,19 +116,29 @@ func (a *Agent) candidate(ctx context.Context, sess *postgres.Session, note *bat
 		return c, err
 	}
 	wal := pgdisk.OpenWAL(a.pg.DataDir, ctl)
+	var found *pgdisk.Record
+	if !full {
+		if found = a.foundBefore(wal, tli, from); found != nil {
+			from = found.End
+		}
+	}
 	if !full && received > from {
 		// Gigabytes may wait to be replayed; what the WAL receiver has flushed need not be read again.
 		if first, err := wal.FirstRecordIn(tli, received); err == nil && from < first && first <= received {
-			from = first
+			from, found = first, nil
 		}
 	}
+	began := a.clock.Now()
 	end, err := wal.FindEnd(ctx, tli, from)
+	a.keepFound(end, a.clock.Now().Sub(began))
+	c.Position = end.Position
 	if err != nil {
 		return c, err
 	}
-	c.Position = end.Position
 	if end.HasLast {
 		c.Last = lastRecord(end.Last)
+	} else if found != nil {
+		c.Last = lastRecord(*found)
 	} else if note != nil && note.End == end.LSN && note.Timeline == end.Timeline {
 		if r, err := wal.ReadRecord(note.Timeline, note.Start); err == nil && r.End == end.LSN {
 			c.Last = lastRecord(r)
@@ -141,6 +152,33 @@ func (a *Agent) candidate(ctx context.Context, sess *postgres.Session, note *bat
 	}
 	c.Identity = a.identity(wal, c.Position.Timeline)
 	return c, nil
+}
+
+// foundBefore is the record up to which this instance's WAL was found to be valid before, if it lies behind from and still is
+// there; nil otherwise. A server that recovers from a crash takes no connections, and after a loss of power gigabytes may
+// lie between its last checkpoint and the end: whoever asks for its position waits for less than it takes to read them.
+func (a *Agent) foundBefore(wal *pgdisk.WAL, tli pgdisk.TimelineID, from pgdisk.LSN) *pgdisk.Record {
+	was := a.vol.Found
+	if was == nil || was.Timeline != tli || was.End <= from {
+		return nil
+	}
+	r, err := wal.ReadRecord(tli, was.Start)
+	if err != nil || r.End != was.End || r.CRC != was.CRC {
+		return nil
+	}
+	return &r
+}
+
+// longWalk is how long a walk through the WAL takes that is worth not to be repeated.
+const longWalk = 50 * time.Millisecond
+
+// keepFound remembers how far a walk came, also one that ran out of time: the next one goes on from there.
+func (a *Agent) keepFound(end pgdisk.End, took time.Duration) {
+	if !end.HasLast || took < longWalk {
+		return
+	}
+	a.vol.Found = &journal.Found{Timeline: end.Timeline, Start: end.Last.Start, End: end.Last.End, CRC: end.Last.CRC}
+	a.saveVolatile()
 }
 
 func lastRecord(r pgdisk.Record) *baton.LastRecord {

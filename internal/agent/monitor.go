@@ -23,6 +23,10 @@ const assertInterval = time.Minute
 // missing to come.
 const retryAfter = 30 * time.Second
 
+// retrySoon is the same where what was missing may be there in seconds: whoever answered reads on in its WAL from where it
+// came, and says the next time how far that goes.
+const retrySoon = 5 * time.Second
+
 // stoppedFor is how long a postmaster must stay stopped to count as hung: a person with a debugger is quicker or not
 // on a production server.
 const stoppedFor = time.Second
@@ -560,8 +564,15 @@ func (a *Agent) mayLift(ctx context.Context, st baton.Standing, timeline pgdisk.
 		a.log.Warn("ordered to be promoted in spite of a loss", "by", order.By, "at", order.At, "stake", order.Stake)
 		return true, nil
 	}
-	patient := a.clock.Now().Sub(a.vol.Refused) < retryAfter
-	if !primaryExists && (note == nil || note.Kind == baton.Abandoned) && patient {
+	if a.state.Refusal.Starting && !primaryExists {
+		return !st.Starting, nil
+	}
+	patience := retryAfter
+	if a.state.Refusal.Soon {
+		patience = retrySoon
+	}
+	patient := a.clock.Now().Sub(a.vol.Refused) < patience
+	if !primaryExists && (note == nil || note.Kind == baton.Abandoned || a.state.Refusal.Soon) && patient {
 		return false, nil // nothing will have changed
 	}
 	streamsCurrent := st.Streaming && (newest == 0 || timeline >= newest)

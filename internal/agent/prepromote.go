@@ -94,7 +94,12 @@ func (a *Agent) prePromoteTarget(ctx context.Context) error {
 	var order *baton.Order
 	if verdict.Outcome != baton.Promote {
 		if verdict, order = a.ordered(ctx, challenge, heard, sess, verdict); order == nil {
-			return a.refuse(ctx, verdict.Reason, verdict.Note, challenge.Claim.Seq)
+			return a.refuseBy(ctx, baton.Refusal{Claim: challenge.Claim.Seq, Reason: verdict.Reason, Soon: verdict.Soon || verdict.Unreachable}, verdict.Note)
+		}
+	}
+	if f.role == standby && sess == nil {
+		if why := a.awaitConnections(ctx); why != nil {
+			return a.refuseBy(ctx, baton.Refusal{Claim: challenge.Claim.Seq, Reason: notReady(why), Starting: true}, verdict.Note)
 		}
 	}
 	a.vol.Heard = &journal.Heard{Challenge: challenge, Bulletins: heard, At: a.clock.Now(), Ordered: order}
@@ -104,11 +109,45 @@ func (a *Agent) prePromoteTarget(ctx context.Context) error {
 	return nil
 }
 
+// awaitConnections waits until the server can be asked to be promoted. One that recovers from a crash cannot, for as long as
+// that takes: a promote would fail, and go on failing.
+func (a *Agent) awaitConnections(ctx context.Context) error {
+	half, cancel := a.share(ctx, 0.5)
+	defer cancel()
+	sess, err := a.connect(half, true)
+	if err == nil {
+		sess.Close()
+	}
+	return err
+}
+
+func notReady(why error) string {
+	return fmt.Sprintf("nothing speaks against it, but its server takes no connections yet: %v", why)
+}
+
+// decideBy asks the rules, and first how the votes are counted where it depends on that.
+func (a *Agent) decideBy(ctx context.Context, q *baton.Question) baton.Verdict {
+	v := baton.Decide(*q)
+	if !v.Uncounted {
+		return v
+	}
+	if a.votes == nil {
+		votes, err := a.cluster.Votes(ctx)
+		if err != nil {
+			a.log.Warn("how Corosync counts the votes is not known: every participant must answer", "error", err)
+		}
+		a.votes = &votes
+	}
+	q.Votes = a.votes
+	return baton.Decide(*q)
+}
+
 // recordClaim puts the claim where also nodes keep it on disk that run no instance and cannot answer: into the cluster's
 // configuration. This is for when the quorum that must know of it cannot be had otherwise: a standby is down for
 // maintenance and the primary's node is lost. It aborts the plan; the next one finds it recorded and goes on from here.
 func (a *Agent) recordClaim(ctx context.Context, challenge baton.Challenge, heard []baton.Bulletin) (bool, error) {
-	if len(a.members(ctx, heard)) < baton.Quorum(len(a.participants())) {
+	n := len(a.participants())
+	if len(a.members(ctx, heard)) < min(n, max(2, baton.Quorum(n))) {
 		return false, nil
 	}
 	a.log.Info("too few nodes run an instance to store the claim: it goes into the cluster's configuration", "claim", challenge.Claim)
@@ -165,7 +204,7 @@ func (a *Agent) ordered(ctx context.Context, challenge baton.Challenge, heard []
 	if err != nil {
 		return no, nil
 	}
-	v := baton.Decide(baton.Question{
+	v := a.decideBy(ctx, &baton.Question{
 		Self: self, Bulletins: heard, Challenge: challenge, Participants: a.participants(), Available: a.present(heard),
 		Recorded: a.recorded(ctx, challenge, heard), Demoted: a.demoted(), Settled: true, MaxLag: a.params.MaxLag, Ordered: order,
 	})
@@ -269,7 +308,7 @@ func (a *Agent) awaitVerdict(ctx context.Context, challenge baton.Challenge, ses
 			Self: self, Bulletins: list, Challenge: challenge, Participants: a.participants(), Available: a.present(list),
 			Recorded: a.recorded(ctx, challenge, list), Demoted: a.demoted(), MaxLag: a.params.MaxLag,
 		}
-		v = baton.Decide(q)
+		v = a.decideBy(ctx, &q)
 		if v.Outcome != baton.Wait {
 			return true, nil
 		}

@@ -33,8 +33,15 @@ func (a *Agent) promote(ctx context.Context) error {
 			return err
 		}
 	}
-	sess, err := a.connect(ctx, true)
+	some, cancel := a.share(ctx, 0.8)
+	defer cancel()
+	sess, err := a.connect(some, true)
 	if err != nil {
+		if a.plan.Known() {
+			if err := a.refuseBy(ctx, baton.Refusal{Reason: notReady(err), Starting: true}, a.state.Note); err != nil {
+				a.log.Error("refusal", "error", err)
+			}
+		}
 		return ocf.Errorf(ocf.ErrGeneric, "%w", err)
 	}
 	defer func() { sess.Close() }()
@@ -194,7 +201,7 @@ func (a *Agent) decide(ctx context.Context, sess *postgres.Session, q *baton.Que
 	brief, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()
 	err := a.poll(brief, "answers or WAL", 10*time.Millisecond, func() (bool, error) {
-		if v = baton.Decide(*q); v.Outcome != baton.Wait {
+		if v = a.decideBy(ctx, q); v.Outcome != baton.Wait {
 			return true, nil
 		}
 		next, err := a.question(ctx, sess)

@@ -95,10 +95,28 @@ func (a *Agent) learnAll(ctx context.Context) error {
 	return nil
 }
 
+// restShare is the part of a start in which the WAL of a crashed instance is read: the server has to read all of it, too, and a
+// start that times out bans the node. What it did not get to is seen once the server runs.
+const restShare = 0.4
+
+// readRest reads where the instance ends that is about to be started, so that [Agent.atRest] knows it.
+func (a *Agent) readRest(ctx context.Context, ctl pgdisk.Control) {
+	limited, cancel := a.share(ctx, restShare)
+	defer cancel()
+	if _, err := a.atRest(limited, ctl); err != nil && limited.Err() != nil {
+		a.restless, a.restingControl = err, ctl
+	}
+}
+
 // atRest is this instance as it lies on disk. Nothing of its server may run.
 func (a *Agent) atRest(ctx context.Context, ctl pgdisk.Control) (baton.Candidate, error) {
-	if a.resting != nil && a.restingControl == ctl {
-		return *a.resting, nil
+	if a.restingControl == ctl {
+		switch {
+		case a.resting != nil:
+			return *a.resting, nil
+		case a.restless != nil:
+			return baton.Candidate{}, a.restless
+		}
 	}
 	c, err := a.candidate(ctx, nil, nil, false)
 	if errors.Is(err, fs.ErrNotExist) {

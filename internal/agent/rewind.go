@@ -176,7 +176,7 @@ func (a *Agent) finishRewind(ctx context.Context, r *journal.Rewind) error {
 	if a.vol.Out == nil {
 		return nil // stopped meanwhile
 	}
-	a.resting = nil
+	a.resting, a.restless = nil, nil
 	limited, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	a.say("rewound, starting")

@@ -48,12 +48,17 @@ func (a *Agent) assertStatus(ctx context.Context, text string) {
 // refuse takes this node out of the running for the attempt under way: Pacemaker drops the plan without a failure and
 // places the role elsewhere. It returns once the CIB shows the score, or a promote would race with it.
 func (a *Agent) refuse(ctx context.Context, reason string, note *baton.Note, seq uint64) error {
-	way := a.wayBack()
+	return a.refuseBy(ctx, baton.Refusal{Claim: seq, Reason: reason}, note)
+}
+
+// refuseBy is refuse by a refusal that says more than its reason.
+func (a *Agent) refuseBy(ctx context.Context, r baton.Refusal, note *baton.Note) error {
+	way, reason := a.wayBack(), r.Reason
 	a.log.Warn("refusing the promotion", "change", a.changeNow(), "reason", reason, "way_out", way)
-	a.state.Refusal = &baton.Refusal{Claim: seq, Reason: reason}
 	if note != nil {
-		a.state.Refusal.Note = note.Nonce
+		r.Note = note.Nonce
 	}
+	a.state.Refusal = &r
 	for n := range a.state.Claims {
 		c := &a.state.Claims[n]
 		if c.Node == a.inv.Node && c.State == baton.Intended { // one that is claimed may be under way: baton.Settle

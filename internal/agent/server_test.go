@@ -65,6 +65,10 @@ func (m *memory) SetStatus(_ context.Context, text string) error {
 
 func (m *memory) Quorate(context.Context) (bool, error) { return !m.alone, nil }
 
+func (m *memory) Votes(context.Context) (baton.Votes, error) {
+	return baton.Votes{Expected: 3, Quorum: 2}, nil
+}
+
 func (m *memory) StatusInCIB(context.Context, string) (string, error) { return m.status, nil }
 
 func (m *memory) RecordedClaims(context.Context, uint64) ([]baton.Claim, error) { return nil, nil }

@@ -101,6 +101,8 @@ func (a *Agent) startAsStandby(ctx context.Context) error {
 	if err := a.mendHistory(ctx, ctl); err != nil {
 		a.log.Error("history of this instance's timeline", "error", err)
 	}
+	a.vol.Found = nil // of the data directory that was there before
+	a.readRest(ctx, ctl)
 	changed := a.identify(ctl)
 	changed = a.settleOwnClaims(ctl) || changed
 	switch a.inv.Action {
@@ -159,7 +161,7 @@ func (a *Agent) startAsStandby(ctx context.Context) error {
 		a.vol.Stall = nil // nothing of what hung runs any more
 		a.saveVolatile()
 	}
-	a.resting = nil
+	a.resting, a.restless = nil, nil
 	if a.state.Recovered {
 		a.state.Recovered = false
 		if err := a.save("save-state"); err != nil {

@@ -52,6 +52,7 @@ func (a *Agent) stop(ctx context.Context) error {
 	if ctl, err := pgdisk.ReadControl(a.pg.DataDir); err == nil && !a.rewinding() {
 		f.control = ctl
 		a.afterStop(ctx, f)
+		a.withdraw(ctx, ctl)
 	} else if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		a.log.Warn("pg_control", "error", err)
 	}
@@ -112,6 +113,32 @@ func (a *Agent) unmark(ctx context.Context) error {
 		a.deleteScore(locked)
 	}
 	return err
+}
+
+// withdraw says what came of this node's attempts to be promoted. Nobody else can tell, and as long as it is not said of an attempt
+// that was cut short, it counts: after a cold start nobody is promoted but this node, which may not be started again.
+func (a *Agent) withdraw(ctx context.Context, ctl pgdisk.Control) {
+	if a.settleOwnClaims(ctl) {
+		if err := a.save("save-state"); err != nil {
+			a.log.Error("what came of this node's attempts is not saved", "error", err)
+			return
+		}
+	} else if !a.hasWithdrawn() {
+		return
+	}
+	if err := a.publish(ctx, "publish", nil, nil); err != nil {
+		a.log.Warn("bulletin not published", "error", err)
+	}
+}
+
+// hasWithdrawn reports whether the newest claim of this node came to nothing. A start that failed may not have told the others.
+func (a *Agent) hasWithdrawn() bool {
+	for _, c := range slices.Backward(a.state.Claims) {
+		if c.Node == a.inv.Node {
+			return c.State == baton.Withdrawn
+		}
+	}
+	return false
 }
 
 // afterStop publishes the note if a demote before could not, and keeps what is not archived.

@@ -39,7 +39,10 @@ type Answer struct {
 	Saw       uint64 // Seq of the newest claim it was there for since it booted, before this answer; see [Attend]
 	Left      bool   // it left a running primary and has not caught up since; see [Left]
 	Away      bool   // it was not there while a primary may have gone on with its node's part of the quorum, and has not caught up since
-	Unfit     string // why it must not be promoted, "" if nothing is known against it
+	// Unsure: it does not know yet how far its WAL goes, only that it goes as far as Position; it recovers from a crash, or its
+	// disk is slow. Nobody can be preferred to it.
+	Unsure bool
+	Unfit  string // why it must not be promoted, "" if nothing is known against it
 }
 
 // saw reports whether the node was there since the claim was made, so that the end of its owner is a failure that the

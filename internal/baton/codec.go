@@ -109,6 +109,7 @@ func Decode(s string) (Bulletin, error) {
 			f := p.raw()
 			b.Answer.Writable, b.Answer.Live = strings.Contains(f, "w"), strings.Contains(f, "l")
 			b.Answer.Left, b.Answer.Away = strings.Contains(f, "b"), strings.Contains(f, "a")
+			b.Answer.Unsure = strings.Contains(f, "u")
 			b.Answer.Unfit = p.text()
 			if len(p.list) > 0 {
 				b.Answer.Saw = p.num(64)
@@ -211,6 +212,9 @@ func flags(a Answer) string {
 	}
 	if a.Away {
 		s += "a"
+	}
+	if a.Unsure {
+		s += "u"
 	}
 	return s
 }

@@ -1,6 +1,7 @@
 package baton
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -36,6 +37,7 @@ type Question struct {
 	Settled      bool       // no further answer is worth waiting for
 	Lone         bool       // run by hand, without a plan: nobody answers
 	Ordered      *Order     // a person's order to promote Self in spite of a loss
+	Votes        *Votes     // how Corosync counts, nil as long as that was not asked: see [Verdict.Uncounted]
 	MaxLag       int64      // bytes that a takeover may lack of what the last primary said it had, 0: not enforced
 }
 
@@ -47,6 +49,9 @@ type Verdict struct {
 	Avoid    []Claim // timelines that need a history file so that PostgreSQL starts the one that is claimed
 	Answered bool    // with Wait: the answers are there, only WAL is missing
 	Behind   bool    // with Wait: WAL is missing, whether the answers are there or not
+	Soon     bool    // with Refuse: what is not known may be known in seconds
+	// Uncounted, with Wait: it depends on the votes, which are asked for only then.
+	Uncounted bool
 	// Unreachable, with Wait: no quorum can come of the nodes that may still answer.
 	Unreachable bool
 	Missing     int64 // bytes of WAL that the last primary is known to have had and Self lacks, in an election
@@ -94,11 +99,15 @@ func decide(q Question, know Knowledge) Verdict {
 			Reason: fmt.Sprintf("%s ordered it and accepted a loss of at least %d bytes of WAL", q.Ordered.By, lost),
 		}
 	}
-	need := Quorum(len(q.Participants))
+	need := q.needed(answers, know)
 	if stored := q.stored(answers); stored < need {
 		lack := silent(q, answers)
 		v := wait("%d of %d participants stored the claim, %d needed; silent: %s", stored, len(q.Participants), need, names(lack))
 		v.Unreachable = stored+len(lack) < need
+		if len(q.Participants) == 2 && v.Unreachable {
+			other := q.other()
+			v.Reason = fmt.Sprintf("%s was not there all the time and cannot know what %s did without it: start %s, or accept the loss", q.Self.Node, other, other)
+		}
 		return v
 	}
 	if note != nil {
@@ -155,12 +164,54 @@ func behind(note Note, self Candidate) bool {
 }
 
 // Quorum is the number of n participants, the asking one included, that must have stored a claim. Of two, one is
-// enough: Corosync's two_node lets the survivor go on once the other is fenced.
+// enough for the survivor: Corosync's two_node lets it go on once the other is fenced. See [Question.needed].
 func Quorum(n int) int {
 	if n <= 2 {
 		return 1
 	}
 	return n/2 + 1
+}
+
+// Votes is how Corosync counts (votequorum(5)): the votes of the whole cluster, also of nodes that run no instance and of a
+// quorum device, and how many of them make a quorum. The zero value: not known, or changing.
+type Votes struct{ Expected, Quorum int }
+
+// Kept is how many of n participants must have answered, after a cold start, that they did not leave before it. The last
+// primary committed as long as its node was in a quorum. Of that, nodes and devices without an instance may have been
+// a part, so that few or none of the other participants were. Among so many, or among all, there is one of those that
+// were, or the last primary itself.
+func (v Votes) Kept(n int) int {
+	if v.Expected <= 0 || v.Quorum <= 0 {
+		return n
+	}
+	with := v.Quorum - max(0, v.Expected-n) // at least so many participants were in its quorum, itself included
+	return max(Quorum(n), n+1-max(1, with))
+}
+
+// needed is how many participants must have stored the claim. Of two, one is enough if the other is gone and this one was
+// there for all that has been since: one that was switched on does not know what the other did without it, and one that is
+// there could take its own old note for good later.
+func (q Question) needed(answers map[string]Answer, know Knowledge) int {
+	n := len(q.Participants)
+	if n != 2 {
+		return Quorum(n)
+	}
+	own := answers[q.Self.Node]
+	last := know.newest(q.Self.Node, q.Challenge.Nonce)
+	if len(silent(q, answers)) == 0 && own.Live && (last == nil || own.saw(*last)) {
+		return Quorum(n)
+	}
+	return n
+}
+
+// other is the other one of two participants.
+func (q Question) other() string {
+	for _, n := range q.Participants {
+		if n != q.Self.Node {
+			return n
+		}
+	}
+	return ""
 }
 
 func decideLone(q Question, know Knowledge, note *Note) Verdict {
@@ -186,9 +237,9 @@ func decideLone(q Question, know Knowledge, note *Note) Verdict {
 // elect compares positions, for want of a note, or of who has what an abandoned one names.
 //
 // Whoever was there when the last primary was gone vouches for it that no more is lost than replication lagged. After a
-// cold start nobody was. Then a quorum that did not leave before must have answered: the last primary committed only as
-// long as its node was a member of a quorum, and a node of that may have run no instance, or may run one again that was
-// without power meanwhile. Who was stopped for want of a quorum was in none without an instance.
+// cold start nobody was. Then so many that did not leave before must have answered, and everybody who is there, that one of
+// them was with the last primary to the end ([Votes.Kept]). Who was stopped for want of a quorum was in none without an
+// instance.
 func elect(q Question, know Knowledge, answers map[string]Answer, avoid []Claim, note *Note, noteErr error) Verdict {
 	awaited := silent(q, answers)
 	if q.Settled {
@@ -197,22 +248,36 @@ func elect(q Question, know Knowledge, answers map[string]Answer, avoid []Claim,
 	if due := noteDue(q, know); len(awaited) > 0 && due != nil && due.Kind != Abandoned {
 		return wait("no answer yet from %s", names(awaited)) // positions may not matter
 	}
+	last := know.newest(q.Self.Node, q.Challenge.Nonce)
+	newest := q.heardOfAll() // so that no later claim than last can be unknown
 	stayed, kept := false, 0
+	var unsure []string
 	for node, a := range answers {
 		other := node != q.Self.Node
-		if a.Unfit != "" || a.SystemID != q.Self.SystemID || other && diverged(a, q.Self, know) {
+		if a.Unfit != "" && !a.Unsure || a.SystemID != q.Self.SystemID || other && diverged(a, q.Self, know) {
 			continue
 		}
 		if other && better(a.Position, q.Self.Position) {
 			return refuse("%s has more WAL: it ends at %s, %s at %s", node, a.Position, q.Self.Node, q.Self.Position)
 		}
-		stayed = stayed || sawItGo(node, a, know.newest(q.Self.Node, q.Challenge.Nonce))
+		if other && a.Unsure {
+			unsure = append(unsure, node)
+			continue
+		}
+		stayed = stayed || sawItGo(node, a, last, newest)
 		if !a.Away {
 			kept++
 		}
 	}
 	if len(awaited) > 0 {
 		return wait("no answer yet from %s", names(awaited)) // only now: who has more is no less so for their silence
+	}
+	if len(unsure) > 0 {
+		slices.Sort(unsure)
+		why := answers[unsure[0]].Unfit
+		v := refuse("how far the WAL of %s goes is not known yet, it may have more (%s)", strings.Join(unsure, ", "), cmp.Or(why, "it is still being read"))
+		v.Soon = true
+		return v
 	}
 	if _, ok := answers[q.Demoted]; q.Demoted != "" && !ok {
 		// It was demoted as the plan said, so that it knows how it ended; a choice without its word could lose what it has.
@@ -232,12 +297,26 @@ func elect(q Question, know Knowledge, answers map[string]Answer, avoid []Claim,
 	if err := ancestry(q.Self, know, q.Challenge.Nonce, strict); err != nil {
 		return refuse("%v", err)
 	}
-	if need := Quorum(len(q.Participants)); note == nil && !stayed && kept < need {
-		last := "the last primary"
-		if c := know.newest(q.Self.Node, q.Challenge.Nonce); c != nil {
-			last = c.Node
+	if note == nil && !stayed {
+		who, start := "the last primary", ""
+		if last != nil {
+			who = last.Node
 		}
-		return refuse("nobody who answered saw how %s ended, and %d of %d participants answered that they did not leave before it, %d needed: start %s, or accept the loss", last, kept, len(q.Participants), need, last)
+		if start = who; last == nil || who == q.Self.Node {
+			start = "the others"
+		}
+		if q.Votes == nil {
+			v := wait("how many votes make a quorum is not known yet")
+			v.Uncounted = true
+			return v
+		}
+		need := q.Votes.Kept(len(q.Participants))
+		if kept < need {
+			return refuse("nobody who answered saw how %s ended, and %d of %d participants answered that they did not leave before it, %d needed: start %s, or accept the loss", who, kept, len(q.Participants), need, start)
+		}
+		if absent := silent(q, answers); len(absent) > 0 {
+			return refuse("nobody who answered saw how %s ended, and from %s, which is there, no answer has come", who, names(absent))
+		}
 	}
 	missing := missing(q.Self, know)
 	if q.MaxLag > 0 && missing > q.MaxLag {
@@ -253,17 +332,31 @@ func elect(q Question, know Knowledge, answers map[string]Answer, avoid []Claim,
 	return Verdict{Outcome: Promote, Avoid: avoid, Missing: missing, Reason: reason}
 }
 
+// heardOfAll reports whether so many participants have said what they know that any claim is known to one of them: a quorum
+// of them has stored it. Of two nodes the survivor alone has, and one that comes back alone, with a quorum device or a third
+// node that runs no instance, cannot know whether the other was primary after it.
+func (q Question) heardOfAll() bool {
+	n, heard := len(q.Participants), 0
+	for _, b := range q.Bulletins {
+		if slices.Contains(q.Participants, b.Node) {
+			heard++
+		}
+	}
+	return heard > n-Quorum(n)
+}
+
 // sawItGo reports whether the node was the last primary, that of the claim last, or a standby of it until it was gone. It
 // could be promoted itself, so that a candidate that has no less than it has loses nothing more, even if it was away in
-// between.
-func sawItGo(node string, a Answer, last *Claim) bool {
+// between. A standby that came back and has not caught up yet cannot: what it lacks is no lag. newest: there is no newer claim
+// than last.
+func sawItGo(node string, a Answer, last *Claim, newest bool) bool {
 	switch {
 	case a.Left:
 		return false
 	case last == nil:
-		return a.Live
+		return a.Live && !a.Away
 	}
-	return a.saw(*last) || last.Node == node && last.Timeline == a.Position.Timeline
+	return a.saw(*last) && !a.Away || newest && last.Node == node && last.Timeline == a.Position.Timeline
 }
 
 // newest is the newest claim that may have taken effect, besides the one with nonce own and what came of none of self's.

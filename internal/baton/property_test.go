@@ -21,10 +21,10 @@ func TestRules_InAWorldOfTrouble(t *testing.T) {
 		flag.Set("rapid.checks", "1000")
 		defer flag.Set("rapid.checks", checks.DefValue)
 	}
-	for _, size := range []int{3, 4, 5} {
-		t.Run(fmt.Sprintf("%d nodes", size), func(t *testing.T) {
+	for _, size := range [][2]int{{3, 0}, {4, 0}, {5, 0}, {2, 1}, {3, 2}} {
+		t.Run(fmt.Sprintf("%d nodes %d witnesses", size[0], size[1]), func(t *testing.T) {
 			seen := map[string]int{}
-			rapid.Check(t, func(rt *rapid.T) { live(rt, size, seen) })
+			rapid.Check(t, func(rt *rapid.T) { live(rt, size[0], size[1], seen) })
 			if t.Failed() || flag.Lookup("rapid.failfile").Value.String() != "" {
 				return // of one life alone
 			}
@@ -40,12 +40,13 @@ func TestRules_InAWorldOfTrouble(t *testing.T) {
 
 // live lets a cluster live through a random life, and counts what happened in it: a step that the rules of the world do not
 // allow just then skips itself.
-func live(t *rapid.T, size int, seen map[string]int) {
+func live(t *rapid.T, size, witnesses int, seen map[string]int) {
 	var names []string
 	for i := range size {
 		names = append(names, fmt.Sprintf("n%d", i+1))
 	}
 	w := newWorld(names...)
+	w.witnesses = witnesses
 	for _, n := range w.nodes {
 		n.publish(nil, nil)
 	}
@@ -63,6 +64,7 @@ func live(t *rapid.T, size int, seen map[string]int) {
 		t.Fatalf("the first primary of a fresh cluster is not promoted: %s", l.verdict.Reason)
 	}
 	w.trouble = func() bool { return rapid.IntRange(0, 9).Draw(t, "killed") == 9 }
+	w.slow = func() bool { return rapid.IntRange(0, 9).Draw(t, "slow") == 9 }
 
 	t.Repeat(map[string]func(*rapid.T){
 		"":     func(t *rapid.T) { l.check() },
@@ -120,7 +122,7 @@ func (l *life) step(t *rapid.T, seen map[string]int) {
 
 // someoneCan ensures that with all nodes back and answering somebody is promoted without a person.
 func (l *life) someoneCan() {
-	l.trouble = nil
+	l.trouble, l.slow = nil, nil
 	if slices.ContainsFunc(l.nodes, func(n *sim) bool { return n.writable }) {
 		return
 	}
@@ -214,7 +216,7 @@ func (l *life) stream(*rapid.T) {
 }
 
 // quorum reports whether most of the nodes are members of the cluster, with or without an instance.
-func (l *life) quorum() bool { return l.members() > len(l.nodes)/2 }
+func (l *life) quorum() bool { return l.members() >= l.votes().Quorum }
 
 // stop ends a standby in good order, or what is left of one: its node stays a member.
 func (l *life) stop(*rapid.T) {
@@ -309,8 +311,13 @@ func (l *life) handover(*rapid.T) {
 // sight draws a majority of the nodes with one in it; a partition with quorum. Who is outside and might write is fenced.
 func (l *life) sight(with *sim) []string {
 	sight := l.some("in sight", l.names(), with)
-	if len(sight) <= len(l.nodes)/2 {
+	if len(sight)+l.witnesses < l.votes().Quorum {
 		l.Skip("no quorum")
+	}
+	for _, n := range l.nodes {
+		if len(l.nodes) == 2 && n.on && !slices.Contains(sight, n.name) {
+			l.world.powerOff(n) // fenced: of two nodes one goes on only because the other cannot
+		}
 	}
 	return sight
 }

@@ -47,6 +47,10 @@ type Refusal struct {
 	Crashed bool
 	// Dead: it crashed and does not start again.
 	Dead bool
+	// Soon: what is not known may be known in seconds.
+	Soon bool `json:",omitempty"`
+	// Starting: nothing speaks against it, but its server does not take connections yet.
+	Starting bool `json:",omitempty"`
 }
 
 // Lift says whether a refusal has served: the standby follows the current primary and no constraint would promote it at

@@ -122,6 +122,10 @@ func (p *play) run(f []string) (err error) {
 		}
 		return nil
 	}
+	if f[0] == "witnesses" {
+		p.witnesses, _ = strconv.Atoi(f[1])
+		return nil
+	}
 	if f[0] == "power" {
 		f = append([]string{f[0] + " " + f[1]}, f[2:]...)
 	}
@@ -220,7 +224,7 @@ func (p *play) on() []string {
 func (p *play) ask(n *sim, options []string) error {
 	a := asked{sight: p.on()}
 	answers := p.on()
-	recorded := false
+	recorded, slow := false, []string(nil)
 	for i := 0; i < len(options); i++ {
 		switch options[i] {
 		case "sees":
@@ -233,6 +237,9 @@ func (p *play) ask(n *sim, options []string) error {
 			a.settled = true
 		case "recorded":
 			recorded = true
+		case "slow":
+			i++
+			slow = strings.Split(options[i], ",")
 		case "maxlag":
 			i++
 			a.maxLag, _ = strconv.ParseInt(options[i], 10, 64)
@@ -246,6 +253,7 @@ func (p *play) ask(n *sim, options []string) error {
 	a.challenge = p.world.ask(n, a.sight)
 	for _, name := range answers {
 		if o := p.node(name); o != nil && o != n && o.on && !o.stopped && slices.Contains(a.sight, name) {
+			p.slow = func() bool { return slices.Contains(slow, name) }
 			p.reply(o, a.challenge, a.sight)
 		}
 	}

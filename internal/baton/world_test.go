@@ -26,6 +26,9 @@ type world struct {
 	wrong   []string
 	story   []string
 	trouble func() bool // asked at each point where an agent may be killed; nil: never
+	// witnesses are votes of the cluster without an instance, a quorum device or nodes for other things; always there.
+	witnesses int
+	slow      func() bool // asked whether a node that answers has not read all of its WAL yet; nil: never
 }
 
 // rec is a record of WAL. Two records are the same if their ids are.
@@ -207,6 +210,9 @@ func (w *world) stream(s, from *sim, limit int, flush bool) bool {
 		s.flushed = len(s.log)
 	}
 	s.live = true
+	if len(w.nodes) == 2 && from.writable {
+		s.learn(w.others(s, w.names())) // judgeRunning in returning.go
+	}
 	s.attend()
 	if from.writable && len(s.log) == len(from.log) {
 		s.left, s.away = nil, false
@@ -339,8 +345,9 @@ func (n *sim) candidate() baton.Candidate {
 	}
 }
 
-// members counts the nodes that are members of the cluster.
+// members counts the votes that are there.
 func (w *world) members() (n int) {
+	n = w.witnesses
 	for _, o := range w.nodes {
 		if o.on {
 			n++
@@ -350,7 +357,16 @@ func (w *world) members() (n int) {
 }
 
 // quorate is Corosync's word on the quorum: of two nodes one will do (two_node).
-func (w *world) quorate() bool { return w.members() > len(w.nodes)/2 || len(w.nodes) == 2 }
+func (w *world) quorate() bool { return w.members() >= w.votes().Quorum }
+
+func (w *world) votes() baton.Votes {
+	v := baton.Votes{Expected: len(w.nodes) + w.witnesses}
+	v.Quorum = v.Expected/2 + 1
+	if v.Expected == 2 {
+		v.Quorum = 1
+	}
+	return v
+}
 
 // leave mirrors stop.go.
 func (w *world) leave(n *sim) {
@@ -441,6 +457,9 @@ func (w *world) leaveNote(n *sim) {
 // startAsStandby mirrors start.go.
 func (w *world) startAsStandby(n *sim) {
 	n.away = n.away || slices.ContainsFunc(w.nodes, func(o *sim) bool { return o.writable })
+	if len(w.nodes) == 2 {
+		n.learn(w.others(n, w.names())) // learnAtStart in returning.go; of more than two, others could tell it as well
+	}
 	n.settle()
 	for t, h := range n.files {
 		if t > n.timeline() && baton.IsPlaceholder(h) {
@@ -533,7 +552,12 @@ func (w *world) reply(n *sim, c baton.Challenge, sight []string) {
 	if w.killed() {
 		return
 	}
-	n.publish(nil, n.answer(c.Nonce))
+	ans := n.answer(c.Nonce)
+	if ans.Unfit == "" && w.slow != nil && w.slow() {
+		ans.Unsure, ans.Unfit, ans.Position, ans.Identity = true, "still being read", pgdisk.Position{}, 0
+		w.tell("%s is slow", n.name)
+	}
+	n.publish(nil, ans)
 	n.attended = baton.Attend(n.attended, n.claims, c.Claim)
 	if w.trouble != nil {
 		w.tell("%s answers; knows: %s", n.name, n)
@@ -557,8 +581,9 @@ func (w *world) record(c baton.Challenge, sight []string) []string {
 }
 
 func (w *world) question(n *sim, c baton.Challenge, sight []string, settled bool) baton.Question {
+	votes := w.votes()
 	return baton.Question{
-		Self: n.candidate(), Bulletins: w.others(n, sight), Challenge: c,
+		Self: n.candidate(), Bulletins: w.others(n, sight), Challenge: c, Votes: &votes,
 		Participants: w.names(), Available: sight, Settled: settled,
 	}
 }
@@ -661,9 +686,9 @@ func common(a, b []rec) int {
 }
 
 // noteStillTrue holds what any quorum of disks would believe against the truth: a note that is usable must be the end of
-// all that was ever written.
+// all that was ever written. Of two nodes one alone believes only in what it was there for: what it makes of that, judge sees.
 func (w *world) noteStillTrue() {
-	need := baton.Quorum(len(w.nodes))
+	need := max(2, baton.Quorum(len(w.nodes)))
 	for set := range 1 << len(w.nodes) {
 		var l []baton.Bulletin
 		var who []string

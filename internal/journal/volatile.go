@@ -31,6 +31,7 @@ type Volatile struct {
 	Out           *Out             `json:"out,omitempty"`            // the instance is kept out: it is down, and Pacemaker believes it started
 	Stall         *baton.Stall     `json:"stall,omitempty"`          // no commit ends on this primary
 	Probed        time.Time        `json:"probed,omitzero"`          // when a commit of our own ended last, on an idle server
+	Found         *Found           `json:"found,omitempty"`          // the last record that was found in this instance's WAL, since it was started
 	Primary       *pgdisk.Position `json:"primary,omitempty"`        // how far the primary had written, by its last monitor
 	Score         string           `json:"score,omitempty"`          // the promotion score set last
 	Status        string           `json:"status,omitempty"`         // the status attribute set last
@@ -39,6 +40,14 @@ type Volatile struct {
 	RecoveryLimit int64            `json:"recovery_limit,omitempty"` // crash_recovery_limit, for a sentinel that began before it was changed, s
 	Asserted      int64            `json:"asserted,omitempty"`       // when score and bulletin were last asserted, Unix seconds
 	Attrd         string           `json:"attrd,omitempty"`          // incarnation of attrd they were told to
+}
+
+// Found is a record in this instance's WAL up to which all of it was valid.
+type Found struct {
+	Timeline pgdisk.TimelineID `json:"timeline"` // of the byte before End
+	Start    pgdisk.LSN        `json:"start"`
+	End      pgdisk.LSN        `json:"end"`
+	CRC      uint32            `json:"crc"`
 }
 
 // Shown is the view of its instance that a node published last.

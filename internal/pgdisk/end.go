@@ -26,7 +26,8 @@ type End struct {
 //
 // If there is nothing valid at from, the end is from itself, with HasLast false. It is an error
 // (not an end) if something could not be read, is cut short or belongs to another cluster,
-// and if the segment of from is already removed ([ErrSegmentRemoved]).
+// and if the segment of from is already removed ([ErrSegmentRemoved]). If ctx ends, the End that comes
+// with its error says how far the WAL is valid at least.
 func (w *WAL) FindEnd(ctx context.Context, tli TimelineID, from LSN) (End, error) {
 	r, err := w.reader(ctx, tli, readAheadWalk)
 	if err != nil {
@@ -58,7 +59,10 @@ func (r *reader) findEnd(from LSN) (End, error) {
 		rec, err = r.next(rec.End, &prev)
 	}
 	var invalid *InvalidError
-	if !errors.As(err, &invalid) {
+	switch {
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
+		return end, err
+	case !errors.As(err, &invalid):
 		return End{}, err
 	}
 	if !end.HasLast && errors.Is(err, ErrMissingSegment) && r.segmentOf(invalid.LSN) == r.segmentOf(from) {
