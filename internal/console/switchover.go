@@ -266,12 +266,16 @@ func (s *Switchover) look(ctx context.Context) (state pacemaker.ClusterState, li
 
 // settled tells whether the role has come to rest: with a primary strictly above all others, which a removal of the
 // constraint does not move, and nothing under way, which it would disturb. Before Pacemaker has done anything that looks
-// the same; so it takes a sign that the order was heeded, or so much time that it will not be.
+// the same; so it takes a sign that the order was heeded, or a coordinator that has nothing to do after so much time that it
+// will not be.
 func (s *Switchover) settled(ctx context.Context, t *tracker, at time.Time) bool {
 	if !t.restful(at) {
 		return false
 	}
 	idle, err := pacemaker.Idle(ctx, s.World.Run, t.dc)
+	if t.unbegun() {
+		return err == nil && idle // a coordinator at work may be at the old primary's checkpoint, of which nothing is seen
+	}
 	return err == nil && idle || at.Sub(t.calm) > idleLimit
 }
 

@@ -330,6 +330,54 @@ func TestSwitchover_Interrupted(t *testing.T) {
 	}
 }
 
+// checkpointing plays a switchover in which nothing is seen until then, while the coordinator is at work.
+type checkpointing struct {
+	*watched
+	until time.Time
+}
+
+func (c checkpointing) Run(ctx context.Context, argv ...string) ([]byte, error) {
+	c.lock.Lock()
+	c.still = c.at.Before(c.until)
+	busy := c.at.Before(c.until.Add(time.Second)) // then goes on with the demotion
+	c.lock.Unlock()
+	if busy && argv[0] == "crmadmin" {
+		return []byte("Controller on n2 in state S_TRANSITION_ENGINE: ok"), nil
+	}
+	return c.watched.Run(ctx, argv...)
+}
+
+// Ensure the order is not taken back while the coordinator is at work: the checkpoint before the shutdown may take longer than
+// Pacemaker is given to plan something. Where the coordinator has nothing to do it is.
+func TestSwitchover_LongCheckpoint(t *testing.T) {
+	for _, tc := range []struct {
+		checkpoint time.Duration
+		still      bool // nothing happens at all
+		code       ExitCode
+		says       string
+	}{
+		{40 * time.Second, false, Done, "n3 is the primary"},
+		{0, true, Refused, "Pacemaker did nothing within 20s: n1 is still the primary"},
+	} {
+		w, p := watch(t, "handover")
+		if p.still = tc.still; !tc.still {
+			w.Run = checkpointing{p, w.Now().Add(tc.checkpoint)}
+		}
+		s := &Switchover{World: w, From: "n1", To: "n3", every: time.Millisecond, follow: time.Second}
+		var err error
+		if s.Snap, err = w.Take(t.Context(), ""); err != nil {
+			t.Fatal(err)
+		}
+		o, err := s.Run(t.Context(), func(Event) {})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if o.Code != tc.code || !strings.Contains(o.Sentence, tc.says) {
+			t.Errorf("a checkpoint of %s: got exit code %d, %q, want %d, %q", tc.checkpoint, o.Code, o.Sentence, tc.code, tc.says)
+		}
+	}
+}
+
 // exists is a world where somebody was quicker.
 type exists struct{ pacemaker.Runner }
 

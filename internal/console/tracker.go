@@ -176,13 +176,12 @@ func (t *tracker) restful(at time.Time) bool {
 	if t.calm.IsZero() {
 		return false
 	}
-	if t.primary == t.to {
-		return true
-	}
-	if t.primary == t.from && t.demoted.IsZero() && !t.refused() {
-		return at.Sub(t.began) > planLimit
-	}
-	return true
+	return !t.unbegun() || at.Sub(t.began) > planLimit
+}
+
+// unbegun tells whether nothing was seen yet of what was ordered.
+func (t *tracker) unbegun() bool {
+	return t.primary == t.from && t.demoted.IsZero() && !t.refused()
 }
 
 // atRest tells whether a primary is strictly above all others and nothing moves.
