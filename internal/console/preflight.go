@@ -149,10 +149,8 @@ func (p *preflight) moves() {
 
 func (p *preflight) failed() {
 	var lines []string
-	for _, f := range p.State.Failures {
-		if strings.HasPrefix(f.Resource, p.Resource) {
-			lines = append(lines, fmt.Sprintf("%s on %s (%s)", f.Action, f.Node, or(f.Reason, f.Text)))
-		}
+	for _, f := range p.State.FailuresOf(p.Resource) {
+		lines = append(lines, fmt.Sprintf("%s on %s (%s)", f.Action, f.Node, or(f.Reason, f.Text)))
 	}
 	p.check("failures", len(lines) == 0, "no failed action", "failed actions: "+strings.Join(lines, "; "), "understand them, then crm_resource --cleanup -r "+p.Resource)
 }

@@ -235,13 +235,12 @@ func (s *Snapshot) problems() []Problem {
 	for _, n := range s.State.Nodes {
 		s.nodeProblems(n, paused, add)
 	}
-	for _, f := range s.State.Failures {
-		if strings.HasPrefix(f.Resource, s.Resource) {
-			add(Warning, f.Node, "once it is understood: crm_resource --cleanup -r "+s.Resource+" -N "+f.Node, "%s failed on %s: %s", f.Action, f.Node, or(f.Reason, f.Text))
-		}
+	failed := s.State.FailuresOf(s.Resource)
+	for _, f := range failed {
+		add(Warning, f.Node, "once it is understood: crm_resource --cleanup -r "+s.Resource+" -N "+f.Node, "%s failed on %s: %s", f.Action, f.Node, or(f.Reason, f.Text))
 	}
 	for _, c := range s.State.FailCounts {
-		if c.Resource == s.Resource && !slices.ContainsFunc(s.State.Failures, func(f pacemaker.Failure) bool { return f.Node == c.Node && strings.HasPrefix(f.Resource, s.Resource) }) {
+		if c.Resource == s.Resource && !slices.ContainsFunc(failed, func(f pacemaker.Failure) bool { return f.Node == c.Node }) {
 			add(Warning, c.Node, "crm_resource --cleanup -r "+s.Resource+" -N "+c.Node, "the fail count of %s on %s is %s", s.Resource, c.Node, c.Count)
 		}
 	}

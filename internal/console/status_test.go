@@ -80,6 +80,23 @@ func TestTake_Local(t *testing.T) {
 	}
 }
 
+// Ensure a failed action of the virtual IP is not told as one of PostgreSQL, and hides no fail count of it.
+func TestStatus_FailureOfAnother(t *testing.T) {
+	w, r := replay(t, "healthy")
+	r.replace = map[string]string{"pgsqld": "pgsql", "<node_history>": `<failures><failure op_key="pgsql-vip_monitor_10000" node="n1" exitstatus="not running"/></failures><node_history>`}
+	st, err := w.ReadStatus(t.Context(), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(st.Problems) > 0 || !st.Handover.Possible {
+		t.Errorf("got the problems %+v and the handover %+v", st.Problems, st.Handover)
+	}
+	r.replace[`<node_history>`] += `<node name="n1"><resource_history id="pgsql" fail-count="2"/></node>`
+	if st, err = w.ReadStatus(t.Context(), ""); err != nil || len(st.Problems) != 1 || !strings.Contains(st.Problems[0].Text, "fail count of pgsql on n1 is 2") {
+		t.Errorf("got the problems %+v (%v), want the fail count", st.Problems, err)
+	}
+}
+
 // Ensure a primary that published before its standbys had come back to it does not make them look lost.
 func TestStanding(t *testing.T) {
 	w, _ := replay(t, "healthy-n2")

@@ -63,6 +63,11 @@ func TestPrepare_Checks(t *testing.T) {
 	in := func(old, now string) func(*World, *recorded) {
 		return func(_ *World, r *recorded) { r.replace = map[string]string{old: now} }
 	}
+	failedAction := func(key string) func(*World, *recorded) { // of a resource pgsql, with which the name of the address begins
+		return func(_ *World, r *recorded) {
+			r.replace = map[string]string{"pgsqld": "pgsql", "<node_history>": `<failures><failure op_key="` + key + `" node="n1" exitstatus="not running"/></failures><node_history>`}
+		}
+	}
 	for _, tc := range []struct {
 		name   string
 		plant  func(*World, *recorded)
@@ -84,6 +89,8 @@ func TestPrepare_Checks(t *testing.T) {
 		{"walsenders", in(`&quot;max_senders&quot;:10`, `&quot;max_senders&quot;:1`), "senders", Failed, "n2 has 1 of 1 walsenders free, 2 nodes"},
 		{"old views", in(`2026-11-25T03:`, `2026-11-25T02:`), "streams", NotKnown, "not asked on n1"},
 		{"another version", in(`{&quot;v&quot;:1`, `{&quot;v&quot;:2`), "asked", NotKnown, "the server of n1 was not asked"},
+		{"a failed action", failedAction("pgsql_monitor_15000"), "failures", Failed, "monitor on n1"},
+		{"a failed action of another resource", failedAction("pgsql-vip_monitor_10000"), "failures", Passed, "no failed action"},
 		{"a silent agent", in(`value="1;node=n3`, `value="2;node=n3`), "agents", Failed, "n3 (bulletin of version"},
 		{"fencing off", in(`stonith-enabled="true"`, `stonith-enabled="false"`), "fencing", Warned, "fencing is off"},
 		{"no quorum", in(`with_quorum="true"`, `with_quorum="false"`), "quorum", Failed, "no quorum"},

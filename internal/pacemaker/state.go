@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -81,7 +83,7 @@ type Instance struct {
 // Failure is a failed action in the history of a node.
 type Failure struct {
 	Node     string
-	Resource string // may carry ":N" of a clone's instance
+	Resource string // without the number of a clone's instance
 	Action   string
 	Code     int    // the agent's exit code
 	Text     string // of the exit code, in Pacemaker's words
@@ -231,8 +233,9 @@ func (s *ClusterState) addResource(e element, clone string) {
 	}
 }
 
-// parseFailure splits the key of an operation, RESOURCE_ACTION_INTERVAL, in which
-// the resource may hold underscores of its own.
+// operationKey is RESOURCE_ACTION_INTERVAL, in which the resource may hold underscores of its own, and some actions do.
+var operationKey = regexp.MustCompile(`^(.+?)_((?:(?:pre|post)_notify_)?[^_]+|migrate_(?:to|from))_[0-9]+$`)
+
 func parseFailure(e element) Failure {
 	key := e.attr("op_key")
 	if key == "" {
@@ -243,15 +246,19 @@ func parseFailure(e element) Failure {
 		Reason: e.attr("exitreason"), Status: e.attr("status"), When: e.attr("last-rc-change"),
 	}
 	f.Code, _ = strconv.Atoi(e.attr("exitcode"))
-	if i := strings.LastIndexByte(key, '_'); i > 0 {
-		if j := strings.LastIndexByte(key[:i], '_'); j > 0 {
-			f.Resource, f.Action = key[:j], key[j+1:i]
-		}
+	if m := operationKey.FindStringSubmatch(key); m != nil {
+		f.Resource, f.Action = m[1], m[2]
 	}
+	f.Resource = instanceName(f.Resource)
 	if f.Reason == "none" { // how 2.0 writes "no reason"
 		f.Reason = ""
 	}
 	return f
+}
+
+// FailuresOf returns the failed actions of a resource, which is named without the number of a clone's instance.
+func (s ClusterState) FailuresOf(resource string) []Failure {
+	return slices.DeleteFunc(slices.Clone(s.Failures), func(f Failure) bool { return f.Resource != resource })
 }
 
 // Of returns the instances of a resource, which is named without the number of a

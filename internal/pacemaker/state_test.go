@@ -77,6 +77,31 @@ func TestReadState(t *testing.T) {
 	golden.Compare(t, "testdata/states.golden", b.String())
 }
 
+// Ensure a failed action is that of its own resource, whose name may begin as that of another one, hold what looks like an
+// action, or carry the number of a clone's instance.
+func TestFailuresOf(t *testing.T) {
+	for _, tc := range []struct{ key, resource, action string }{
+		{"pgsql_monitor_15000", "pgsql", "monitor"},
+		{"pgsql:1_start_0", "pgsql", "start"},
+		{"pgsql_post_notify_promote_0", "pgsql", "post_notify_promote"},
+		{"pgsql-vip_monitor_10000", "pgsql-vip", "monitor"},
+		{"pgsql_start_start_0", "pgsql_start", "start"},
+		{"pgsql_5_stop_0", "pgsql_5", "stop"},
+		{"pgsql-vm_migrate_to_0", "pgsql-vm", "migrate_to"},
+	} {
+		s, err := pacemaker.ParseState([]byte(`<crm_mon><summary/><failures><failure op_key="` + tc.key + `" node="n1"/></failures></crm_mon>`))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if f := s.FailuresOf(tc.resource); len(f) != 1 || f[0].Action != tc.action {
+			t.Errorf("%s: got %+v, want %q of %q", tc.key, s.Failures, tc.action, tc.resource)
+		}
+		if f := s.FailuresOf("pgsql"); (len(f) == 1) != (tc.resource == "pgsql") {
+			t.Errorf("%s: of pgsql got %+v", tc.key, f)
+		}
+	}
+}
+
 // Ensure the oldest and the newest form are read.
 func TestParseState_OtherVersions(t *testing.T) {
 	var b strings.Builder
