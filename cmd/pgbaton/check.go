@@ -20,7 +20,8 @@ node. Each finding comes with its reason and the command that mends it, for pcs 
 crmsh, whichever is installed. Run it on every node.
 
 Exit codes are those of monitoring plug-ins: 0 nothing found, 1 warnings, 2 something
-critical, 3 it could not be looked at.`
+critical, 3 the cluster, or PostgreSQL on this node, could not be looked at, and nothing
+critical was found in the rest.`
 }
 
 // The exit codes of monitoring plug-ins.
@@ -44,12 +45,22 @@ func (k checkCmd) Run(c *common) error {
 	} else {
 		review.Text(os.Stdout, styleOf(os.Stdout))
 	}
-	critical, warnings := review.Count()
-	switch {
-	case critical > 0:
-		return quietly(monitorCritical)
-	case warnings > 0:
-		return quietly(monitorWarning)
+	if code := monitorCode(review); code != console.Done {
+		return quietly(code)
 	}
 	return nil
+}
+
+// monitorCode is the exit code for what was found. What could not be looked at may hide worse than a warning.
+func monitorCode(r console.Review) console.ExitCode {
+	critical, warnings := r.Count()
+	switch {
+	case critical > 0:
+		return monitorCritical
+	case r.Incomplete:
+		return monitorUnknown
+	case warnings > 0:
+		return monitorWarning
+	}
+	return console.Done
 }

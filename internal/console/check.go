@@ -37,6 +37,8 @@ type Review struct {
 	Resource string    `json:"resource"`
 	Findings []Finding `json:"findings"`
 	Skipped  []string  `json:"skipped"` // what could not be looked at, and why
+	// Incomplete says that PostgreSQL on this node is among that, although it may run there.
+	Incomplete bool `json:"incomplete"`
 }
 
 // Site is what a check looks at: the cluster's configuration, and the files and the server of this node.
@@ -67,14 +69,9 @@ func (w World) Check(ctx context.Context, resource string) (Review, error) {
 		s.view = &v.Overview
 	}
 	s.checkCluster()
-	if s.Inst, err = instance(s.Params); err != nil {
+	if err := s.checkNode(); err != nil {
 		r.Skipped = append(r.Skipped, "PostgreSQL on "+snap.Here+": "+err.Error())
-	} else if s.Ctl, err = pgdisk.ReadControl(s.Inst.DataDir); err != nil {
-		r.Skipped = append(r.Skipped, "PostgreSQL on "+snap.Here+": "+err.Error())
-	} else {
-		s.Conf = s.Inst.Settings()
-		s.checkServer()
-		s.checkSystem()
+		r.Incomplete = !snap.banned(snap.Here) // a node that only votes need not have any
 	}
 	for _, n := range snap.State.Nodes {
 		if n.Name != snap.Here {
@@ -84,6 +81,19 @@ func (w World) Check(ctx context.Context, resource string) (Review, error) {
 	r.Findings = append(r.Findings, s.findings...)
 	slices.SortStableFunc(r.Findings, func(a, b Finding) int { return strings.Compare(string(a.Severity), string(b.Severity)) })
 	return r, nil
+}
+
+// checkNode looks at PostgreSQL and the system of this node. The error says why PostgreSQL could not be looked at.
+func (s *Site) checkNode() (err error) {
+	if s.Inst, err = instance(s.Params); err != nil {
+		return err
+	}
+	if s.Ctl, err = pgdisk.ReadControl(s.Inst.DataDir); err == nil {
+		s.Conf = s.Inst.Settings()
+		s.checkServer()
+	}
+	s.checkSystem()
+	return err
 }
 
 // tool is the one with which people configure this cluster, as far as can be told: the one that is installed, pcs if both
@@ -174,9 +184,12 @@ func (r Review) Count() (critical, warnings int) {
 // Text writes the findings for a person. Commands are written as they stand, also where they are longer than a line.
 func (r Review) Text(w io.Writer, y Style) {
 	critical, warnings := r.Count()
-	if critical+warnings == 0 {
+	switch {
+	case critical+warnings == 0 && r.Incomplete:
+		fmt.Fprintf(w, "%s: %s, PostgreSQL on %s could not be\n", y.paint(bold, r.Resource), y.paint(yellow, "nothing found in what was looked at"), r.Node)
+	case critical+warnings == 0:
 		fmt.Fprintf(w, "%s: %s, looked at from %s\n", y.paint(bold, r.Resource), y.paint(green, "nothing found"), r.Node)
-	} else {
+	default:
 		fmt.Fprintf(w, "%s: %d critical, %d warnings, looked at from %s\n", y.paint(bold, r.Resource), critical, warnings, r.Node)
 	}
 	for _, f := range r.Findings {

@@ -2,6 +2,11 @@ package console
 
 import (
 	"bytes"
+	"errors"
+	"io/fs"
+	"os"
+	"os/user"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -90,6 +95,54 @@ func TestCheck_Cluster(t *testing.T) {
 		}
 	}
 	golden(t, "check.commands", all.String())
+}
+
+// Ensure a node whose PostgreSQL could not be looked at does not pass for one without findings, unless none is meant to be there.
+func TestCheck_Unseen(t *testing.T) {
+	for name, tc := range map[string]struct {
+		ban  string
+		want bool
+	}{
+		"no control file":              {"", true},
+		"a node without the role only": {`<ban id="b" resource="pgsql-ha" node="n1" promoted-only="true"/>`, true},
+		"a node without PostgreSQL":    {`<ban id="b" resource="pgsql-ha" node="n1" promoted-only="false"/>`, false},
+	} {
+		w, r := replay(t, "healthy")
+		r.replace = map[string]string{"/var/lib/pgha/data": t.TempDir(), "<node_history>": "<bans>" + tc.ban + "</bans><node_history>"}
+		review, err := w.Check(t.Context(), "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if review.Incomplete != tc.want || !strings.HasPrefix(review.Skipped[0], "PostgreSQL on n1: ") {
+			t.Errorf("%s: incomplete is %v, skipped %q", name, review.Incomplete, review.Skipped)
+		}
+		review.Findings = nil // of the machine that this runs on
+		var b strings.Builder
+		review.Text(&b, Style{})
+		if first, _, _ := strings.Cut(b.String(), "\n"); strings.Contains(first, "could not") != tc.want {
+			t.Errorf("%s: the first line is %q", name, first)
+		}
+	}
+}
+
+// Ensure the system is looked at also where the control file cannot be read.
+func TestCheck_SystemWithoutControlFile(t *testing.T) {
+	me, err := user.Current()
+	if err != nil {
+		t.Fatal(err)
+	}
+	root := t.TempDir()
+	wants := filepath.Join(root, "etc/systemd/system/multi-user.target.wants")
+	if err := errors.Join(os.MkdirAll(wants, 0o755), os.WriteFile(filepath.Join(wants, "postgresql.service"), nil, 0o644)); err != nil {
+		t.Fatal(err)
+	}
+	s := &Site{Snapshot: &Snapshot{Here: "n1"}, Root: root, Params: map[string]string{"system_user": me.Username, "pgdata": filepath.Join(root, "data")}}
+	if err := s.checkNode(); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("got %v, want an error of the control file", err)
+	}
+	if len(s.findings) != 1 || s.findings[0].ID != "systemd-unit" {
+		t.Errorf("found %+v, want systemd-unit", s.findings)
+	}
 }
 
 // Ensure no password is shown.

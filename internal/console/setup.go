@@ -524,10 +524,7 @@ func (s *Setup) instances() []string {
 		list = append(list, "there is no standby: the others could never take over")
 	}
 	for _, n := range s.State.Nodes {
-		banned := slices.ContainsFunc(s.State.Bans, func(b pacemaker.Ban) bool {
-			return b.Node == n.Name && !b.PromotedOnly && slices.Contains(s.Config.Names(s.Resource), b.Resource)
-		})
-		if n.Usable() && !banned && !slices.Contains(s.members, n.Name) {
+		if n.Usable() && !s.banned(n.Name) && !slices.Contains(s.members, n.Name) {
 			list = append(list, fmt.Sprintf("%s runs no instance: crm_resource --cleanup -r %s -N %s", n.Name, s.Resource, n.Name))
 		}
 	}

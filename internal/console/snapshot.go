@@ -207,6 +207,13 @@ func (s *Snapshot) Instance(node string) (pacemaker.Instance, bool) {
 	return pacemaker.Instance{}, false
 }
 
+// banned tells whether a constraint keeps every instance of the resource off a node.
+func (s *Snapshot) banned(node string) bool {
+	return slices.ContainsFunc(s.State.Bans, func(b pacemaker.Ban) bool {
+		return b.Node == node && !b.PromotedOnly && slices.Contains(s.Config.Names(s.Resource), b.Resource)
+	})
+}
+
 // says is why a node refuses or is kept out, "" if it says nothing.
 func (s *Snapshot) says(node string) string {
 	return s.State.Attributes[node][view.StatusAttribute(s.Resource)]
