@@ -129,8 +129,12 @@ func (s *Site) here(id string, sev Severity, do, why, format string, args ...any
 func (s *Site) setting(name, value string, restart bool) string {
 	file := ocf.JoinArgs(s.Inst.ConfigFile())
 	auto := ocf.JoinArgs(filepath.Join(s.Inst.DataDir, "postgresql.auto.conf"))
-	line := fmt.Sprintf("%s = '%s'", name, strings.ReplaceAll(value, "'", "''"))
-	do := fmt.Sprintf("sed -i '/^[[:space:]]*%s[[:space:]=]/Id' %s %s && echo %s >> %s", name, file, auto, ocf.JoinArgs(line), file)
+	line := fmt.Sprintf("%s = '%s'", name, strings.NewReplacer("'", "''", `\`, `\\`).Replace(value))
+	write := "echo "
+	if strings.Contains(line, `\`) {
+		write = `printf '%s\n' ` // a shell's own echo may take it for an escape
+	}
+	do := fmt.Sprintf("sed -i '/^[[:space:]]*%s[[:space:]=]/Id' %s %s && %s%s >> %s", name, file, auto, write, ocf.JoinArgs(line), file)
 	if restart {
 		return do + " && " + s.restart()
 	}

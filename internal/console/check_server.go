@@ -72,11 +72,19 @@ func (s *Site) checkStandby() {
 	}
 }
 
-var password = regexp.MustCompile(`(?i)\b(ssl)?password\s*=\s*('(\\.|[^'])*'|\S+)`)
-
-// redact takes passwords out of what is shown.
-func redact(conninfo string) string {
-	return password.ReplaceAllString(conninfo, "${1}password=(not shown)")
+// conninfo is what to do to set a keyword in primary_conninfo: the command, or words where that would show a password or lose
+// what is not understood. It returns the string with it, for what else is to be set.
+func (s *Site) conninfo(info, key, value string) (do, changed string) {
+	_, secret := postgres.ShownConninfo(info)
+	changed, ok := postgres.SetConninfo(info, key, value)
+	byHand := "set " + key + "=" + value + " in primary_conninfo by hand: "
+	switch {
+	case !ok:
+		return byHand + "it is not understood here", info
+	case secret:
+		return byHand + "it holds a password, which is not printed", changed
+	}
+	return s.setting("primary_conninfo", changed, false), changed
 }
 
 func (s *Site) checkConninfo() {
@@ -86,20 +94,18 @@ func (s *Site) checkConninfo() {
 		return
 	}
 	app, cluster := postgres.ConninfoValue(info, "application_name"), s.conf("cluster_name", "")
+	shown, secret := postgres.ShownConninfo(info)
 	if app != s.Here && (app != "" || cluster != s.Here) {
-		fixed := strings.TrimSpace(regexp.MustCompile(`\s*\bapplication_name\s*=\s*('(\\.|[^'])*'|\S+)`).ReplaceAllString(info, "")) + " application_name=" + s.Here
-		do := s.setting("primary_conninfo", fixed, false)
-		if password.MatchString(info) {
-			do = "set application_name=" + s.Here + " in primary_conninfo by hand: it holds a password, which is not printed"
-		}
-		s.here("application-name", Critical, do, "the primary does not find this node among its standbys: no handover to it", "application_name is %q, expected the name of this node, %s (primary_conninfo: %s)", or(app, cluster), s.Here, redact(info))
+		var do string
+		do, info = s.conninfo(info, "application_name", s.Here)
+		s.here("application-name", Critical, do, "the primary does not find this node among its standbys: no handover to it", "application_name is %q, expected the name of this node, %s (primary_conninfo: %s)", or(app, cluster), s.Here, shown)
 	}
-	if password.MatchString(info) {
+	if secret {
 		s.here("conninfo-password", Warning, "move it to ~"+s.Inst.Owner.Name+"/.pgpass, mode 0600", "everybody who may read the configuration, or pg_stat_wal_receiver, has it", "primary_conninfo holds a password")
 	}
-	if s.throughAddress(info) && postgres.ConninfoValue(info, "tcp_user_timeout") == "" && !password.MatchString(info) {
-		s.here("tcp-user-timeout", Warning, s.setting("primary_conninfo", info+" tcp_user_timeout=3000", false),
-			"a connection to the address hangs for two minutes after it has moved", "primary_conninfo leads to the virtual IP and has no tcp_user_timeout")
+	if s.throughAddress(info) && postgres.ConninfoValue(info, "tcp_user_timeout") == "" {
+		do, _ := s.conninfo(info, "tcp_user_timeout", "3000")
+		s.here("tcp-user-timeout", Warning, do, "a connection to the address hangs for two minutes after it has moved", "primary_conninfo leads to the virtual IP and has no tcp_user_timeout")
 	}
 	if s.throughAddress(info) {
 		if v := s.conf("wal_receiver_status_interval", "10s"); v != "1s" && v != "1" && v != "2s" && v != "2" {
@@ -110,9 +116,9 @@ func (s *Site) checkConninfo() {
 
 // throughAddress tells whether the standbys connect through a virtual IP.
 func (s *Site) throughAddress(info string) bool {
-	host := or(postgres.ConninfoValue(info, "host"), postgres.ConninfoValue(info, "hostaddr"))
+	hosts := strings.Split(postgres.ConninfoValue(info, "host")+","+postgres.ConninfoValue(info, "hostaddr"), ",")
 	for _, a := range s.Config.Addresses() {
-		if a.IP != "" && slices.Contains(strings.Split(host, ","), a.IP) {
+		if a.IP != "" && slices.Contains(hosts, a.IP) {
 			return true
 		}
 	}

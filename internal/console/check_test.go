@@ -5,11 +5,14 @@ import (
 	"errors"
 	"io/fs"
 	"os"
+	"os/exec"
 	"os/user"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/pgbaton/pgbaton/internal/postgres"
 )
 
 // Ensure each misconfiguration of the cluster is found, and nothing else, with a reason and a command for either tool; and
@@ -145,11 +148,89 @@ func TestCheck_SystemWithoutControlFile(t *testing.T) {
 	}
 }
 
-// Ensure no password is shown.
-func TestRedact(t *testing.T) {
-	for _, info := range []string{"host=a password=geheim user=b", "password='ge heim' host=a", `sslpassword = geheim`, `password='ge\'heim'`} {
-		if got := redact(info); strings.Contains(got, "heim") {
-			t.Errorf("redact(%q) = %q", info, got)
+// conf is a site whose PostgreSQL has this configuration and nothing else, in a directory of its own.
+func conf(t *testing.T, text string) *Site {
+	t.Helper()
+	w, _ := replay(t, "healthy")
+	snap, err := w.Take(t.Context(), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	for name, text := range map[string]string{"postgresql.conf": text + "\n", "postgresql.auto.conf": "", "postmaster.pid": "0\n"} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s := &Site{Snapshot: snap, Inst: &postgres.Instance{ConfigDir: dir, DataDir: dir}}
+	s.Conf = s.Inst.Settings()
+	return s
+}
+
+// mend runs the command of a finding, but for the reload, and has the files read again.
+func (s *Site) mend(t *testing.T, f Finding) {
+	t.Helper()
+	do, reload := strings.CutSuffix(f.Do, " && "+s.reload())
+	if !reload {
+		t.Fatalf("%s: no reload at the end of %s", f.ID, f.Do)
+	}
+	if out, err := exec.Command("sh", "-c", do).CombinedOutput(); err != nil {
+		t.Fatalf("%s: %v: %s", do, err, out)
+	}
+	s.Conf, s.findings = s.Inst.Settings(), nil
+}
+
+func (s *Site) ids() (list []string) {
+	for _, f := range s.findings {
+		list = append(list, f.ID)
+	}
+	return list
+}
+
+// Ensure what is wrong with primary_conninfo is found in either of its forms, that the printed command mends it and leaves the
+// rest as it is, and that where there is a password none of it is printed.
+func TestCheck_Conninfo(t *testing.T) {
+	const vip = "10.77.0.10"
+	for _, tc := range []struct {
+		info string
+		want []string
+		then string // after the command of the last one that has one
+	}{
+		{"host=n2 application_name=n1", nil, ""},
+		{"postgresql://u@n2/?application_name=n1", nil, ""},
+		{"host=n2 user=u application_name=other", []string{"application-name"}, "host=n2 user=u application_name=n1"},
+		{`host=n2 options='-c a=\'b\\c\''`, []string{"application-name"}, `host=n2 options='-c a=\'b\\c\'' application_name=n1`},
+		{"postgresql://u@n2:5432/?application_name=other&sslmode=require", []string{"application-name"}, "postgresql://u@n2:5432/?sslmode=require&application_name=n1"},
+		{"host=" + vip + " user=u", []string{"application-name", "tcp-user-timeout", "status-interval"}, "host=" + vip + " user=u application_name=n1 tcp_user_timeout=3000"},
+		{"postgresql://u@" + vip + ",n2/", []string{"application-name", "tcp-user-timeout", "status-interval"}, "postgresql://u@" + vip + ",n2/?application_name=n1&tcp_user_timeout=3000"},
+		{"postgresql://u:geheim@" + vip + "/?application_name=other", []string{"application-name", "conninfo-password", "tcp-user-timeout", "status-interval"}, ""},
+		{"postgresql://u@n2/?password=geheim", []string{"application-name", "conninfo-password"}, ""},
+		{`host=n2 password=ge\ heim`, []string{"application-name", "conninfo-password"}, ""},
+		{"postgresql://u:ge/heim@n2/", []string{"application-name"}, ""},
+	} {
+		line := "primary_conninfo = '" + strings.NewReplacer("'", "''", `\`, `\\`).Replace(tc.info) + "'"
+		s := conf(t, line)
+		s.checkConninfo()
+		if !slices.Equal(s.ids(), tc.want) {
+			t.Errorf("%s: found %q, want %q", tc.info, s.ids(), tc.want)
+		}
+		var last Finding
+		for _, f := range s.findings {
+			if text := f.Text + f.Why + f.Do; strings.Contains(text, "heim") {
+				t.Errorf("%s: shows the password: %s", tc.info, text)
+			}
+			if strings.HasPrefix(f.Do, "sed ") && f.ID != "status-interval" {
+				last = f
+			}
+		}
+		if (tc.then != "") != (last.Do != "") {
+			t.Errorf("%s: the command is %q", tc.info, last.Do)
+		}
+		if tc.then == "" || last.Do == "" {
+			continue
+		}
+		if s.mend(t, last); s.Conf["primary_conninfo"] != tc.then {
+			t.Errorf("%s: after %s\ngot  %s\nwant %s", tc.info, last.Do, s.Conf["primary_conninfo"], tc.then)
 		}
 	}
 }

@@ -124,6 +124,7 @@ func TestConninfoValue(t *testing.T) {
 		{"password='x application_name=n2", ""},
 		{"fallback_application_name=n2", ""},
 		{"nonsense", ""},
+		{"options=-c a=b application_name=n1", "n1"}, // as pg_stat_wal_receiver has it
 		{"postgresql://u:p@h:1/db?application_name=n1", "n1"},
 		{"postgres://h1:1,h2:2/?sslmode=disable&application_name=n%2D1", "n-1"},
 		{"postgresql:///?host=/run", ""},
@@ -145,10 +146,76 @@ func TestSplitPassword(t *testing.T) {
 		{"postgresql://u:s%20x@h1:1,h2:2/db?sslmode=require", "postgresql://u@h1:1,h2:2/db?sslmode=require", "s x"},
 		{"postgres://h/?password=x&user=u", "postgres://h/?user=u&dbname=postgres", "x"},
 		{"postgres://u@h", "postgres://u@h?dbname=postgres", ""},
+		{"postgres://u:s?x@h", "postgres://u@h?dbname=postgres", "s?x"},
+		{"postgres://u:s@x@h/db", "postgres://u@h/db", "s@x"},
 	} {
 		rest, password := SplitPassword(tt.info, [2]string{"dbname", "postgres"})
 		if rest != tt.rest || password != tt.password {
 			t.Errorf("%q: %q and %q, want %q and %q", tt.info, rest, password, tt.rest, tt.password)
+		}
+	}
+}
+
+// Ensure the parts of a URI before its parameters are keywords too.
+func TestConninfoValue_URI(t *testing.T) {
+	const info = "postgresql://u%201:s@10.0.0.1:1,[fe80::1]:2/d?application_name=a+b&application_name=n%2B1"
+	for key, want := range map[string]string{"user": "u 1", "password": "s", "host": "10.0.0.1,fe80::1", "port": "1,2", "dbname": "d", "application_name": "n+1"} {
+		if got := ConninfoValue(info, key); got != want {
+			t.Errorf("%s: got %q, want %q", key, got, want)
+		}
+	}
+}
+
+func TestSetConninfo(t *testing.T) {
+	for _, tt := range []struct {
+		info, want string
+		ok         bool
+	}{
+		{"", "application_name='n 1'", true},
+		{`host=a application_name=x password='it\'s' application_name = y`, `host=a password='it\'s' application_name='n 1'`, true},
+		{"postgresql://u:p%20x@h1:1,h2:2/db", "postgresql://u:p%20x@h1:1,h2:2/db?application_name=n%201", true},
+		{"postgres:///?application_name=x&host=/run", "postgres:///?host=/run&application_name=n%201", true},
+		{"host=a nonsense", "", false},
+		{"host=a password='x", "", false},
+		{"a b=c", "", false},
+		{"postgres://u:p/x@h/", "", false},
+		{"postgres://h/?nonsense", "", false},
+		{"postgres://h/?a=%zz", "", false},
+	} {
+		if got, ok := SetConninfo(tt.info, "application_name", "n 1"); ok != tt.ok || ok && got != tt.want {
+			t.Errorf("%q: got %q, %v, want %q, %v", tt.info, got, ok, tt.want, tt.ok)
+		}
+	}
+}
+
+// Ensure no part of a password is shown, however it is written, also where libpq would not understand it.
+func TestShownConninfo(t *testing.T) {
+	for _, tt := range []struct {
+		info, want string
+		secret     bool
+	}{
+		{"host=a  user='u 1'", "host=a user='u 1'", false},
+		{"host=a passfile=/x", "host=a passfile=/x", false},
+		{"host=a password=geheim user=b", "host=a password=(not shown) user=b", true},
+		{"password='ge heim' host=a", "password=(not shown) host=a", true},
+		{"sslpassword = geheim", "sslpassword=(not shown)", true},
+		{`password=ge\ heim host=a`, "password=(not shown) host=a", true},
+		{`password = 'ge\'heim' host=a`, "password=(not shown) host=a", true},
+		{"PASSWORD=geheim sslpassword=geheim", "PASSWORD=(not shown) sslpassword=(not shown)", true},
+		{"password=ge heim host=a", "(not shown)", true},
+		{"password='geheim", "(not shown)", true},
+		{"geheim", "(not shown)", false},
+		{"postgresql://u@h:1/db?sslmode=require", "postgresql://u@h:1/db?sslmode=require", false},
+		{"postgresql://u:geheim@h/?application_name=x", "postgresql://u:(not shown)@h/?application_name=x", true},
+		{"postgresql://u:ge@heim@h/", "postgresql://u:(not shown)@h/", true},
+		{"postgresql://u:ge?heim@h/", "postgresql://u:(not shown)@h/", true},
+		{"postgresql://u:ge/heim@h/", "(not shown)", false},
+		{"postgresql://u:geheim/db", "(not shown)", false},
+		{"postgres://h/?pass%77ord=geheim&user=u&sslpassword=geheim", "postgres://h/?password=(not shown)&user=u&sslpassword=(not shown)", true},
+	} {
+		got, secret := ShownConninfo(tt.info)
+		if got != tt.want || secret != tt.secret {
+			t.Errorf("%q: got %q, %v, want %q, %v", tt.info, got, secret, tt.want, tt.secret)
 		}
 	}
 }
@@ -178,6 +245,7 @@ func FuzzParseConfLine(f *testing.F) {
 	f.Fuzz(func(t *testing.T, line string) {
 		parseConfLine(line)
 		ConninfoValue(line, "application_name")
+		ConninfoValue("postgres://"+line, "application_name")
 		SplitList(line)
 	})
 }

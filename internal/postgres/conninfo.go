@@ -9,18 +9,9 @@ import (
 // ConninfoValue picks one keyword out of a libpq connection string (documentation, "Connection Strings"), in either of
 // its forms; "" if it is not there. No error ever repeats the string: there may be a password in it.
 func ConninfoValue(info, key string) string {
-	if strings.HasPrefix(info, "postgresql://") || strings.HasPrefix(info, "postgres://") {
-		u, err := url.Parse(info)
-		if err != nil {
-			// Several hosts are allowed here and not in other URLs; the parameters are behind the question mark all the same.
-			_, query, _ := strings.Cut(info, "?")
-			values, _ := url.ParseQuery(query)
-			return values.Get(key)
-		}
-		return u.Query().Get(key)
-	}
 	value := ""
-	for _, pair := range conninfoPairs(info) {
+	pairs, _ := conninfoPairs(info)
+	for _, pair := range pairs {
 		if pair[0] == key {
 			value = pair[1] // the last one wins, as in libpq
 		}
@@ -28,40 +19,107 @@ func ConninfoValue(info, key string) string {
 	return value
 }
 
-// conninfoPairs splits a string of keywords and values. What cannot be understood ends it.
-func conninfoPairs(info string) (pairs [][2]string) {
-	for rest := strings.TrimLeft(info, " \t\r\n"); rest != ""; rest = strings.TrimLeft(rest, " \t\r\n") {
-		k, after, ok := strings.Cut(rest, "=")
-		if !ok {
-			break
-		}
-		v, tail := conninfoToken(strings.TrimLeft(after, " \t\r\n"))
-		pairs = append(pairs, [2]string{strings.TrimRight(k, " \t\r\n"), v})
-		rest = tail
+// SetConninfo is a connection string with one keyword set, in the form that it has. Not if it is not understood as a whole:
+// something of it would be lost.
+func SetConninfo(info, key, value string) (string, bool) {
+	pairs, ok := conninfoPairs(info)
+	if u, is := parseURI(info); is {
+		u.params = slices.DeleteFunc(u.params, func(p string) bool { return uriPair(p)[0] == key })
+		u.params = append(u.params, key+"="+uriEscape(value))
+		return u.String(), ok
 	}
-	return pairs
+	pairs = slices.DeleteFunc(pairs, func(p [2]string) bool { return p[0] == key })
+	return joinConninfo(append(pairs, [2]string{key, value})), ok
+}
+
+// notShown stands in the place of what must not be read by everybody.
+const notShown = "(not shown)"
+
+// ShownConninfo is a connection string as it may be shown, and whether there is a password in it. One that is not understood
+// is not shown: any part of it may be one.
+func ShownConninfo(info string) (shown string, secret bool) {
+	pairs, ok := conninfoPairs(info)
+	secret = slices.ContainsFunc(pairs, func(p [2]string) bool { return isSecret(p[0]) })
+	if !ok {
+		return notShown, secret
+	}
+	if u, is := parseURI(info); is {
+		if u.password != "" {
+			u.password = notShown
+		}
+		for n, p := range u.params {
+			if key := uriPair(p)[0]; isSecret(key) {
+				u.params[n] = key + "=" + notShown
+			}
+		}
+		return u.String(), secret
+	}
+	var out []string
+	for _, p := range pairs {
+		if isSecret(p[0]) {
+			out = append(out, p[0]+"="+notShown)
+		} else {
+			out = append(out, joinConninfo([][2]string{p}))
+		}
+	}
+	return strings.Join(out, " "), secret
+}
+
+// isSecret knows the keywords whose values prove who one is: password, sslpassword, oauth_client_secret, scram_client_key.
+func isSecret(key string) bool {
+	key = strings.ToLower(key)
+	return strings.Contains(key, "password") || strings.Contains(key, "secret") || strings.HasPrefix(key, "scram_")
 }
 
 // SplitPassword takes the password out of a connection string, in either of its forms, so that the rest may stand in a
 // command line, and adds those of defaults that it does not set.
 func SplitPassword(info string, defaults ...[2]string) (rest, password string) {
 	password = ConninfoValue(info, "password")
-	if scheme, tail, ok := strings.Cut(info, "://"); ok && (scheme == "postgresql" || scheme == "postgres") {
-		return splitURI(scheme, tail, password, defaults)
+	pairs, _ := conninfoPairs(info)
+	missing := slices.DeleteFunc(slices.Clone(defaults), func(d [2]string) bool {
+		return slices.ContainsFunc(pairs, func(p [2]string) bool { return p[0] == d[0] })
+	})
+	if u, is := parseURI(info); is {
+		u.password = ""
+		u.params = slices.DeleteFunc(u.params, func(p string) bool { return uriPair(p)[0] == "password" })
+		for _, d := range missing {
+			u.params = append(u.params, d[0]+"="+uriEscape(d[1]))
+		}
+		return u.String(), password
 	}
+	pairs = slices.DeleteFunc(append(pairs, missing...), func(p [2]string) bool { return p[0] == "password" })
+	return joinConninfo(pairs), password
+}
+
+// conninfoPairs are the keywords and values of a connection string; ok is false if they may not be all, or not what is meant.
+func conninfoPairs(info string) (pairs [][2]string, ok bool) {
+	if u, is := parseURI(info); is {
+		return u.pairs()
+	}
+	ok = true
+	for rest := strings.TrimLeft(info, space); rest != ""; rest = strings.TrimLeft(rest, space) {
+		k, after, is := strings.Cut(rest, "=")
+		if !is {
+			return pairs, false
+		}
+		k = strings.TrimRight(k, space)
+		v, tail, closed := conninfoToken(strings.TrimLeft(after, space))
+		pairs = append(pairs, [2]string{k, v})
+		// pg_stat_wal_receiver quotes nothing: what follows may be of use.
+		ok = ok && closed && k != "" && !strings.ContainsAny(k, space)
+		rest = tail
+	}
+	return pairs, ok
+}
+
+const space = " \t\r\n"
+
+func joinConninfo(pairs [][2]string) string {
 	var out []string
-	pairs := conninfoPairs(info)
-	for _, d := range defaults {
-		if !slices.ContainsFunc(pairs, func(p [2]string) bool { return p[0] == d[0] }) {
-			pairs = append(pairs, d)
-		}
-	}
 	for _, p := range pairs {
-		if p[0] != "password" {
-			out = append(out, p[0]+"="+quoteConninfo(p[1]))
-		}
+		out = append(out, p[0]+"="+quoteConninfo(p[1]))
 	}
-	return strings.Join(out, " "), password
+	return strings.Join(out, " ")
 }
 
 func quoteConninfo(v string) string {
@@ -71,42 +129,116 @@ func quoteConninfo(v string) string {
 	return "'" + strings.NewReplacer(`\`, `\\`, "'", `\'`).Replace(v) + "'"
 }
 
-// splitURI is SplitPassword for scheme://[user[:password]@][hosts][/dbname][?parameters].
-func splitURI(scheme, tail, password string, defaults [][2]string) (string, string) {
-	before, query, _ := strings.Cut(tail, "?")
-	authority, path, hasPath := strings.Cut(before, "/")
-	if i := strings.LastIndexByte(authority, '@'); i >= 0 {
-		user, secret, _ := strings.Cut(authority[:i], ":")
-		if text, err := url.PathUnescape(secret); err == nil && text != "" && password == "" {
-			password = text
-		}
-		authority = user + authority[i:]
+// uri is scheme://[user[:password]@][hosts][/dbname][?params], each part as it stands, percent-encoded.
+type uri struct {
+	scheme, user, password string
+	hasUser                bool
+	hosts, path            string // path begins with its slash
+	params                 []string
+}
+
+// parseURI takes a connection URI apart as libpq does (conninfo_uri_parse_options), but for an @ in a password, which libpq
+// takes for the end of it and a person may not.
+func parseURI(info string) (u uri, is bool) {
+	scheme, rest, ok := strings.Cut(info, "://")
+	if !ok || scheme != "postgresql" && scheme != "postgres" {
+		return uri{}, false
 	}
-	var params []string
-	set := map[string]bool{"dbname": path != ""}
+	u.scheme = scheme
+	if i := strings.IndexAny(rest, "@/"); i >= 0 && rest[i] == '@' {
+		i += strings.LastIndexByte("@"+upTo(rest[i+1:], "/?"), '@')
+		u.hasUser = true
+		u.user, u.password, _ = strings.Cut(rest[:i], ":")
+		rest = rest[i+1:]
+	}
+	u.hosts = upTo(rest, "/?")
+	var query string
+	u.path, query, _ = strings.Cut(rest[len(u.hosts):], "?")
 	for p := range strings.SplitSeq(query, "&") {
-		k, _, _ := strings.Cut(p, "=")
-		if k != "" && k != "password" {
-			params, set[k] = append(params, p), true
+		if p != "" {
+			u.params = append(u.params, p)
 		}
 	}
-	for _, d := range defaults {
-		if !set[d[0]] {
-			params = append(params, d[0]+"="+url.QueryEscape(d[1]))
+	return u, true
+}
+
+// upTo is what stands before the first of some characters.
+func upTo(s, chars string) string {
+	if i := strings.IndexAny(s, chars); i >= 0 {
+		return s[:i]
+	}
+	return s
+}
+
+func (u uri) String() string {
+	text := u.scheme + "://" + u.user
+	if u.password != "" {
+		text += ":" + u.password
+	}
+	if u.hasUser {
+		text += "@"
+	}
+	text += u.hosts + u.path
+	if len(u.params) > 0 {
+		text += "?" + strings.Join(u.params, "&")
+	}
+	return text
+}
+
+// pairs are its keywords and values, and whether all of it is understood.
+func (u uri) pairs() (pairs [][2]string, ok bool) {
+	ok = !strings.Contains(u.path, "@") // there is a slash in the password then
+	add := func(key, value string) {
+		text, err := url.PathUnescape(value)
+		ok = ok && err == nil
+		if text != "" {
+			pairs = append(pairs, [2]string{key, text})
 		}
 	}
-	out := scheme + "://" + authority
-	if hasPath {
-		out += "/" + path
+	add("user", u.user)
+	add("password", u.password)
+	var hosts, ports []string
+	for h := range strings.SplitSeq(u.hosts, ",") {
+		host, port, _ := strings.Cut(h, ":")
+		if v6, after, is := strings.Cut(strings.TrimPrefix(h, "["), "]"); is {
+			host, port = v6, strings.TrimPrefix(after, ":")
+		}
+		ok = ok && strings.Trim(port, "0123456789") == ""
+		hosts, ports = append(hosts, host), append(ports, port)
 	}
-	if len(params) > 0 {
-		out += "?" + strings.Join(params, "&")
+	add("host", strings.Join(hosts, ","))
+	if strings.Join(ports, "") != "" {
+		add("port", strings.Join(ports, ","))
 	}
-	return out, password
+	add("dbname", strings.TrimPrefix(u.path, "/"))
+	for _, p := range u.params {
+		ok = ok && strings.Contains(p, "=")
+		pairs = append(pairs, uriPair(p))
+		_, err := url.PathUnescape(p)
+		ok = ok && err == nil
+	}
+	return pairs, ok
+}
+
+// uriPair is a parameter of a URI, decoded where that is possible: libpq knows no + for a space.
+func uriPair(param string) [2]string {
+	key, value, _ := strings.Cut(param, "=")
+	pair := [2]string{key, value}
+	for n, text := range pair {
+		if decoded, err := url.PathUnescape(text); err == nil {
+			pair[n] = decoded
+		}
+	}
+	return pair
+}
+
+func uriEscape(value string) string {
+	return strings.ReplaceAll(url.QueryEscape(value), "+", "%20")
 }
 
 // conninfoToken reads one value, quoted or not: a backslash makes the next character stand for itself in both.
-func conninfoToken(s string) (value, rest string) {
+// ok is false if the closing quote is missing.
+func conninfoToken(s string) (value, rest string, ok bool) {
 	var b strings.Builder
 	quoted := strings.HasPrefix(s, "'")
 	if quoted {
@@ -118,10 +250,10 @@ func conninfoToken(s string) (value, rest string) {
 			n++
 			b.WriteByte(s[n])
 		case quoted && c == '\'', !quoted && strings.IndexByte(" \t\r\n", c) >= 0:
-			return b.String(), s[n+1:]
+			return b.String(), s[n+1:], true
 		default:
 			b.WriteByte(c)
 		}
 	}
-	return b.String(), ""
+	return b.String(), "", !quoted
 }
