@@ -162,7 +162,7 @@ func TestConsole_Check(t *testing.T) {
 		for _, p := range [][2]string{
 			{"fsync-off", "fsync = off"},
 			{"full_page_writes-off", "full_page_writes = false"},
-			{"sync-names-itself", "synchronous_standby_names = 'FIRST 1 (" + on + ", nowhere)'"},
+			{"sync-names-itself", "synchronous_standby_names = 'ANY 2 (" + on + ", " + s.old + ")'"},
 			{"wal-sender-timeout", "wal_sender_timeout = 0"},
 			{"hot-standby-off", "hot_standby = off"},
 			{"apply-delay", "recovery_min_apply_delay = '5min'"},

@@ -2,6 +2,7 @@ package console
 
 import (
 	"bufio"
+	"fmt"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -37,22 +38,44 @@ func (s *Site) checkDurability() {
 	if !s.Ctl.DataChecksums && off(s.conf("wal_log_hints", "off")) {
 		s.here("no-rewind", Warning, s.setting("wal_log_hints", "on", true), "a node that has diverged cannot be rewound (pg_rewind) and must be cloned anew", "there are neither data checksums nor wal_log_hints")
 	}
-	for _, name := range postgres.SplitList(regexp.MustCompile(`[()"*]|(?i:\b(first|any)\b|^\s*\d+\s*$)`).ReplaceAllString(s.conf("synchronous_standby_names", ""), ",")) {
-		if strings.TrimSpace(name) == s.Here {
-			s.here("sync-names-itself", Warning, "", "as primary this node would wait for itself: no commit returns if it is the only one named", "synchronous_standby_names names this node, %s", s.Here)
-			var others []string
-			for _, n := range s.State.Nodes {
-				if n.Name != s.Here {
-					others = append(others, `"`+n.Name+`"`)
-				}
-			}
-			f := &s.findings[len(s.findings)-1]
-			f.Do = s.setting("synchronous_standby_names", "ANY 1 ("+strings.Join(others, ", ")+")", false)
-		}
-	}
+	s.checkSyncNames()
 	if s.conf("wal_sender_timeout", "60s") == "0" {
 		s.here("wal-sender-timeout", Warning, s.setting("wal_sender_timeout", "60s", false), "a walsender whose standby is gone holds up the shutdown for ever", "wal_sender_timeout is 0")
 	}
+}
+
+// syncNames is synchronous_standby_names with a number; a list without one means FIRST 1 (syncrep_gram.y).
+var syncNames = regexp.MustCompile(`(?is)^\s*((?:(?:first|any)\s+)?([0-9]+))\s*\((.*)\)\s*$`)
+
+// checkSyncNames: a primary is never among its own standbys. A list of all nodes on all nodes does no harm, as long as the
+// others are enough.
+func (s *Site) checkSyncNames() {
+	list, number, form := s.conf("synchronous_standby_names", ""), 1, "%s"
+	if m := syncNames.FindStringSubmatch(list); m != nil {
+		number, _ = strconv.Atoi(m[2])
+		list, form = m[3], m[1]+" (%s)"
+	}
+	all := postgres.SplitList(list)
+	itself := func(name string) bool { return strings.EqualFold(name, s.Here) } // as PostgreSQL compares them
+	left := slices.DeleteFunc(slices.Clone(all), itself)
+	if len(left) == len(all) || len(left) >= number || slices.Contains(left, "*") {
+		return
+	}
+	text := fmt.Sprintf("synchronous_standby_names names this node, %s, and asks for %d: others named are %d", s.Here, number, len(left))
+	// As many are waited for as before, or rows could be lost that were not before.
+	for _, n := range s.State.Nodes {
+		if !slices.ContainsFunc(all, func(name string) bool { return strings.EqualFold(name, n.Name) }) && !itself(n.Name) {
+			left = append(left, n.Name)
+		}
+	}
+	do := fmt.Sprintf("name %d or more other standbys in synchronous_standby_names, or ask for fewer: each one less is one copy less of every commit", number)
+	if len(left) >= number {
+		for n, name := range left {
+			left[n] = `"` + strings.ReplaceAll(name, `"`, `""`) + `"`
+		}
+		do = s.setting("synchronous_standby_names", fmt.Sprintf(form, strings.Join(left, ", ")), false)
+	}
+	s.here("sync-names-itself", Warning, do, "as primary this node would wait for itself, and no commit returns", "%s", text)
 }
 
 func (s *Site) checkStandby() {

@@ -234,3 +234,46 @@ func TestCheck_Conninfo(t *testing.T) {
 		}
 	}
 }
+
+// Ensure a node that would wait for itself is found, and no other list; and that the printed command keeps method, number and
+// order, so that no commit waits for fewer than before.
+func TestCheck_SyncNames(t *testing.T) {
+	const words = "words"
+	for _, tc := range []struct{ names, then string }{
+		{"", ""},
+		{"*", ""},
+		{"n2", ""},
+		{"n1, n2", ""},
+		{"n1, *", ""},
+		{"ANY 1 (n1, n2, n3)", ""},
+		{"ANY 2 (n1, n2, n3)", ""},
+		{`FIRST 1 ("n1", "far away")`, ""},
+		{`2 (n1, "*")`, ""},
+		{"ANY 5 (n2, n3)", ""},
+		{"n1", `"n2", "n3"`},
+		{"FIRST 1 (N1)", `FIRST 1 ("n2", "n3")`},
+		{"any 2(n3,n1)", `any 2 ("n3", "n2")`},
+		{`2 ("n1", "far ""away""")`, `2 ("far ""away""", "n2", "n3")`},
+		{"ANY 3 (n1, n2, n3)", words},
+		{"FIRST 3 (n1, n3)", words},
+	} {
+		s := conf(t, "wal_log_hints = on\nsynchronous_standby_names = '"+tc.names+"'")
+		s.checkDurability()
+		if found := slices.Equal(s.ids(), []string{"sync-names-itself"}); found != (tc.then != "") || !found && len(s.findings) > 0 {
+			t.Errorf("%s: found %+v", tc.names, s.findings)
+			continue
+		}
+		switch {
+		case tc.then == "":
+		case tc.then == words:
+			if do := s.findings[0].Do; !strings.HasPrefix(do, "name 3 or more") {
+				t.Errorf("%s: the remedy is %s", tc.names, do)
+			}
+		default:
+			s.mend(t, s.findings[0])
+			if s.checkDurability(); s.Conf["synchronous_standby_names"] != tc.then || len(s.findings) > 0 {
+				t.Errorf("%s: afterwards it is %s, want %s, and found is %q", tc.names, s.Conf["synchronous_standby_names"], tc.then, s.ids())
+			}
+		}
+	}
+}
