@@ -36,7 +36,8 @@ stopped nor started, and clients write on.
   pgbaton setup --back --apply       back to ocf:heartbeat:pgsqlms
 
 pgbaton must be installed on every node. If the agents do not find what they should,
-everything is taken back. If it is cut short, the same command goes on.
+everything is taken back. If it is cut short, the same command goes on; a run that still
+lives then stops, and takes nothing back.
 
 Exit codes: 0 done, or shown; 3 refused, nothing was changed; 4 taken back; 1 it stopped
 half-way and needs a person; 2 wrong usage; 6 Pacemaker does not answer.`

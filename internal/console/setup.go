@@ -16,21 +16,32 @@ import (
 )
 
 // setupMeta is a meta attribute of the clone for as long as a setup is under way, so that one that was cut short is
-// known for what it is, on every node. Its value says which way it goes and who ran what when it began, the primary first:
-// in the middle of it Pacemaker does not know.
+// known for what it is, on every node. Its value says which way it goes, who ran what when it began, the primary first (in
+// the middle of it Pacemaker does not know), and whose it is: of two runs the one that wrote it last goes on, since the
+// other one may be alive and none can tell.
 const setupMeta = "pgbaton-setup"
 
 // note is what is known of a setup that is under way, the value of setupMeta.
 type note struct {
 	kind    string
 	members []string
+	run     string // nonce of the run that wrote it, "" in one of an earlier release
 }
 
-func (n note) String() string { return strings.Join(append([]string{n.kind}, n.members...), ",") }
+// runPrefix stands before the nonce: no node has such a name, and an earlier release takes it for one that is not there.
+const runPrefix = "run:"
+
+func (n note) String() string {
+	return strings.Join(append(append([]string{n.kind}, n.members...), runPrefix+n.run), ",")
+}
 
 func parseNote(text string) note {
 	words := strings.Split(text, ",")
-	return note{words[0], words[1:]}
+	n := note{kind: words[0], members: words[1:]}
+	if last := len(n.members) - 1; last >= 0 && strings.HasPrefix(n.members[last], runPrefix) {
+		n.run, n.members = strings.TrimPrefix(n.members[last], runPrefix), n.members[:last]
+	}
+	return n
 }
 
 // setupCommand is how a setup is gone on with.
@@ -59,6 +70,11 @@ type Setup struct {
 	to      string   // the agent that is to have it
 	tool    string   // whose commands: "pcs" or "crm"
 	goingOn bool     // one that was cut short is gone on with
+	run     string   // nonce of this run
+	was     string   // the note when it was planned, "" if there was none
+	noted   []string // its members, which may be more than are there now
+	marked  bool     // the note is this run's
+	paused  bool     // the cluster is in maintenance mode, by this setup
 	mayDo   []string // resources that may be started when maintenance ends
 	// original is the clone as it was, with the note in it, for the way back from a step that went wrong.
 	original string
@@ -70,7 +86,7 @@ type Setup struct {
 
 // setup is one that has not been planned yet. whose are the commands of pcs or crm, "" for the one that is installed.
 func (w World) setup(kind, to, whose string) *Setup {
-	return &Setup{Snapshot: &Snapshot{Taken: w.Now()}, world: w, kind: kind, to: to, tool: or(whose, tool())}
+	return &Setup{Snapshot: &Snapshot{Taken: w.Now()}, world: w, kind: kind, to: to, tool: or(whose, tool()), run: nonce()}
 }
 
 // setupStep is one of them: commands, and what must be seen before the next.
@@ -82,6 +98,8 @@ type setupStep struct {
 	wait       func(ctx context.Context) error
 	reversible bool // what goes wrong here is answered by undo
 	optional   bool // what goes wrong here is said, and left to check
+
+	marks, pauses, resumes bool // from its end on the note is this run's, maintenance is on, or over
 }
 
 // wrongAnswerError says that the agents, or the scheduler, do not see what they should, so that it must not go on.
@@ -90,6 +108,16 @@ type wrongAnswerError struct{ text string }
 func (e *wrongAnswerError) Error() string { return e.text }
 
 func wrong(format string, args ...any) error { return &wrongAnswerError{fmt.Sprintf(format, args...)} }
+
+// notOursError says that somebody else has gone on with this setup or ended it: whatever this run did now, also to take
+// something back, could stop what Pacemaker manages again.
+type notOursError struct{ text string }
+
+func (e *notOursError) Error() string { return e.text }
+
+func notOurs(text string) error {
+	return &notOursError{text + ": this run changes nothing more. pgbaton status tells whether another one is under way"}
+}
 
 // commandText is a command as a person types it.
 func commandText(argv []string) string {
@@ -136,25 +164,82 @@ func (s *Setup) Text(w io.Writer, y Style) {
 func (s *Setup) Apply(ctx context.Context, say func(string)) error {
 	for n, step := range s.steps {
 		say(fmt.Sprintf("%2d. %s", n+1, step.title))
-		err := s.do(ctx, step)
-		if err == nil {
-			continue
+		halt := func(err error) error {
+			return s.halt(ctx, fmt.Sprintf("step %d, %s: %v", n+1, step.title, err), err)
 		}
-		if step.optional && ctx.Err() == nil {
+		if err := s.own(ctx); err != nil {
+			return halt(err)
+		}
+		err := s.do(ctx, step)
+		var lost *notOursError
+		switch {
+		case err == nil:
+			s.marked = s.marked || step.marks
+			s.paused = (s.paused || step.pauses) && !step.resumes
+			continue
+		case errors.As(err, &lost):
+			return halt(err)
+		case step.optional && ctx.Err() == nil:
 			say(fmt.Sprintf("    left as it is: %v", err))
 			continue
-		}
-		if !step.reversible || ctx.Err() != nil || s.undo == nil {
-			return &Error{Code: Attention, Err: err, Text: fmt.Sprintf("step %d, %s: %v. %s", n+1, step.title, err, s.standstill(ctx))}
+		case !step.reversible || ctx.Err() != nil || s.undo == nil:
+			return halt(err)
 		}
 		say("    " + err.Error())
-		say("    taking everything back")
-		if undoErr := s.undo(ctx); undoErr != nil {
-			return &Error{Code: Attention, Err: undoErr, Text: fmt.Sprintf("%v; and it could not be taken back: %v. %s", err, undoErr, s.standstill(ctx))}
+		undoErr := s.own(ctx) // the step may have waited for a minute
+		if undoErr == nil {
+			say("    taking everything back")
+			undoErr = s.undo(ctx)
+		}
+		if undoErr != nil {
+			return s.halt(ctx, fmt.Sprintf("%v; and it could not be taken back: %v", err, undoErr), undoErr)
 		}
 		return &Error{Code: RolledBack, Err: err, Text: err.Error() + ": everything is as it was before"}
 	}
 	return nil
+}
+
+// halt is the end half-way. What comes of a setup that is not this run's any more it does not say.
+func (s *Setup) halt(ctx context.Context, text string, err error) error {
+	var lost *notOursError
+	if !errors.As(err, &lost) {
+		text += ". " + s.standstill(ctx)
+	}
+	return &Error{Code: Attention, Err: err, Text: text}
+}
+
+// own looks whether the setup still is this run's: by the note, and by the maintenance mode, which only this run may end.
+func (s *Setup) own(ctx context.Context) error {
+	if !s.marked && !s.paused {
+		return nil
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, askLimit, errHangs)
+	defer cancel()
+	if s.marked {
+		config, err := pacemaker.ReadConfiguration(ctx, s.world.Run)
+		if err != nil {
+			return err
+		}
+		switch now := config.Meta(s.Clone, setupMeta); {
+		case now == "":
+			return notOurs("somebody has ended this setup, or taken it back")
+		case now != s.note():
+			return notOurs("another pgbaton setup has taken this one over")
+		}
+	}
+	if s.paused {
+		return s.stillPaused(ctx)
+	}
+	return nil
+}
+
+// stillPaused must be so for anything that Pacemaker would answer by a start or stop.
+func (s *Setup) stillPaused(ctx context.Context) error {
+	st, err := pacemaker.ReadState(ctx, s.world.Run)
+	if err == nil && !st.MaintenanceMode {
+		err = notOurs("the maintenance is over, somebody else has ended it")
+	}
+	return err
 }
 
 // standstill says what it means that a setup has stopped half-way.
@@ -198,12 +283,14 @@ func (s *Setup) command(ctx context.Context, argv ...string) error {
 // crmNoSuch is CRM_EX_NOSUCH.
 const crmNoSuch = 105
 
-// await looks again and again until ok is nil. A wrong answer ends it; anything else may change.
+// await looks again and again until ok is nil. A wrong answer ends it, and that it is not ours any more; anything else may
+// change.
 func (s *Setup) await(ctx context.Context, ok func() error) error {
 	for {
 		err := ok()
 		var no *wrongAnswerError
-		if err == nil || errors.As(err, &no) {
+		var lost *notOursError
+		if err == nil || errors.As(err, &no) || errors.As(err, &lost) {
 			return err
 		}
 		select {
@@ -223,9 +310,37 @@ func (s *Setup) mark() setupStep {
 		title: "Make a note of it in the cluster's configuration",
 		why:   "if this is cut short, also by the loss of this node, it is known for what it is, and the same command goes on",
 		commands: [][]string{
-			{"crm_resource", "--resource", s.Clone, "--meta", "--set-parameter", setupMeta, "--parameter-value", note{s.kind, s.members}.String()},
+			{"crm_resource", "--resource", s.Clone, "--meta", "--set-parameter", setupMeta, "--parameter-value", s.note()},
 		},
+		wait:  s.awaitNote,
+		marks: true,
 	}
+}
+
+// note is the value of setupMeta that this run writes.
+func (s *Setup) note() string {
+	members := s.members
+	if len(s.noted) > 0 {
+		members = s.noted
+	}
+	return note{s.kind, members, s.run}.String()
+}
+
+// awaitNote waits until this node's copy of the configuration has the note of this run.
+func (s *Setup) awaitNote(ctx context.Context) error {
+	return s.await(ctx, func() error {
+		config, err := pacemaker.ReadConfiguration(ctx, s.world.Run)
+		if err != nil {
+			return err
+		}
+		switch config.Meta(s.Clone, setupMeta) {
+		case s.note():
+			return nil
+		case s.was:
+			return errors.New("the note is not in the configuration yet")
+		}
+		return notOurs("another pgbaton setup has begun at the same moment")
+	})
 }
 
 func (s *Setup) unmark() setupStep {
@@ -244,6 +359,7 @@ func (s *Setup) pause() setupStep {
 		commands: [][]string{{"crm_attribute", "--name", "maintenance-mode", "--update", "true"}},
 		until:    "nothing is under way any more",
 		wait:     s.awaitPaused,
+		pauses:   true,
 	}
 }
 
@@ -360,6 +476,9 @@ func (s *Setup) foresee() setupStep {
 func (s *Setup) harmless(ctx context.Context) error {
 	return s.await(ctx, func() error {
 		list, err := pacemaker.SimulateResume(ctx, s.world.Run)
+		if errors.Is(err, pacemaker.ErrNotPaused) {
+			return notOurs("the maintenance is over, somebody else has ended it")
+		}
 		if err != nil {
 			return err
 		}
@@ -384,6 +503,7 @@ func (s *Setup) resume(until string, settled func(ctx context.Context) error) se
 		commands: [][]string{{"crm_attribute", "--name", "maintenance-mode", "--delete"}},
 		until:    until,
 		wait:     settled,
+		resumes:  true,
 	}
 }
 
@@ -484,7 +604,7 @@ func (s *Setup) recall(members []string) []string {
 	if len(members) == 0 || !online(members[0]) {
 		return []string{"the primary is lost, and nobody takes over while the cluster is in maintenance mode: end that (crm_attribute --name maintenance-mode --delete), wait for a primary, and run this again"}
 	}
-	s.primary = members[0]
+	s.primary, s.noted = members[0], members
 	for _, node := range members {
 		if online(node) {
 			s.members = append(s.members, node)

@@ -54,11 +54,12 @@ func (w World) New(ctx context.Context, want Wanted) (*Setup, error) {
 		if err != nil {
 			return nil, err
 		}
-		was := parseNote(s.Config.Meta(s.Clone, setupMeta))
+		s.was = s.Config.Meta(s.Clone, setupMeta)
+		was := parseNote(s.was)
 		if was.kind != fromReplication {
 			return nil, fail(Done, "%s is %s already: nothing to do. pgbaton check looks whether it is as it should be", s.Resource, agentName)
 		}
-		s.goingOn = true
+		s.goingOn, s.paused = true, s.State.MaintenanceMode
 		reasons := s.unfit(ctx)
 		if s.State.MaintenanceMode {
 			reasons = append(reasons, s.recall(was.members)...)
@@ -218,6 +219,8 @@ func (s *Setup) planNew(server *postgres.Server, address, prefix string) {
 	}
 	if server != nil {
 		s.steps = append(s.steps, s.create(*server, address, prefix)...)
+	} else {
+		s.steps = append(s.steps, s.mark())
 	}
 	if server != nil || s.State.MaintenanceMode {
 		s.steps = append(s.steps, s.probe(), setupStep{
@@ -283,8 +286,8 @@ func (s *Setup) create(server postgres.Server, address, prefix string) []setupSt
 			"one instance on every node, one of them promoted",
 		},
 		{
-			"The clone's meta attributes", fmt.Sprintf("resource meta %s notify=true interleave=true resource-stickiness=10 migration-threshold=5 %s=%s", s.Clone, setupMeta, note{s.kind, s.members}),
-			fmt.Sprintf("clone %s %s meta promotable=true notify=true interleave=true resource-stickiness=10 migration-threshold=5 %s=\"%s\"", s.Clone, s.Resource, setupMeta, note{s.kind, s.members}),
+			"The clone's meta attributes", fmt.Sprintf("resource meta %s notify=true interleave=true resource-stickiness=10 migration-threshold=5 %s=%s", s.Clone, setupMeta, s.note()),
+			fmt.Sprintf("clone %s %s meta promotable=true notify=true interleave=true resource-stickiness=10 migration-threshold=5 %s=\"%s\"", s.Clone, s.Resource, setupMeta, s.note()),
 			"the nodes exchange note, claim and answers in notifications. An address waits for its own node's instance only. A standby stays where it is, and no score is outweighed by that; an instance that fails again and again is given up on its node. " + setupMeta + " tells that this is under way",
 		},
 	}
@@ -324,7 +327,7 @@ func (s *Setup) create(server postgres.Server, address, prefix string) []setupSt
 		return []setupStep{{
 			title: "Configure the cluster, in maintenance mode and in one push", reasons: why,
 			commands: [][]string{{"sh", "-c", fmt.Sprintf("cat >%s <<'END'\n%s\nEND", file, strings.Join(lines, "\n"))}, {"crm", "configure", "load", "update", file}, {"rm", file}},
-			until:    "the cluster is in maintenance mode and nothing is under way", wait: s.awaitPaused,
+			until:    "the cluster is in maintenance mode and nothing is under way", wait: s.awaitPaused, marks: true, pauses: true,
 		}}
 	}
 	steps := []setupStep{{
@@ -337,7 +340,7 @@ func (s *Setup) create(server postgres.Server, address, prefix string) []setupSt
 	}
 	return append(steps, setupStep{
 		title: "Push it", commands: [][]string{{"pcs", "cluster", "cib-push", draft}, {"rm", draft}},
-		until: "the cluster is in maintenance mode and nothing is under way", wait: s.awaitPaused,
+		until: "the cluster is in maintenance mode and nothing is under way", wait: s.awaitPaused, marks: true, pauses: true,
 	})
 }
 
@@ -350,6 +353,9 @@ func unpromotedName(promoted string) string {
 
 // removeNew takes out what was made, while maintenance lasts: nothing of it may be stopped afterwards.
 func (s *Setup) removeNew(ctx context.Context, vip string) error {
+	if err := s.stillPaused(ctx); err != nil {
+		return err // what is configured no more would be stopped
+	}
 	drop := []string{fmt.Sprintf("//clone[@id='%s']", s.Clone)}
 	if vip != "" {
 		drop = []string{fmt.Sprintf("//constraints/*[@rsc='%s' or @then='%s']", vip, vip), drop[0], fmt.Sprintf("//primitive[@id='%s']", vip)}

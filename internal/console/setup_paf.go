@@ -43,12 +43,12 @@ func (w World) Takeover(ctx context.Context, asked string, back bool, whose stri
 	if err != nil {
 		return nil, err
 	}
-	mark := s.Config.Meta(s.Clone, setupMeta)
-	was := parseNote(mark)
-	if mark != "" && was.kind != fromPAF && was.kind != backTo {
-		return nil, fail(Refused, "another setup of %s is under way, or was cut short: end that first (%s). Nothing was changed", s.Clone, setupCommand(mark))
+	s.was = s.Config.Meta(s.Clone, setupMeta)
+	was := parseNote(s.was)
+	if s.was != "" && was.kind != fromPAF && was.kind != backTo {
+		return nil, fail(Refused, "another setup of %s is under way, or was cut short: end that first (%s). Nothing was changed", s.Clone, setupCommand(s.was))
 	}
-	s.goingOn = mark != ""
+	s.goingOn = s.was != ""
 	if now == s.to && !s.goingOn && !s.leftBehind() {
 		return nil, fail(Done, "%s is %s already: nothing to do", s.Resource, s.to)
 	}
@@ -152,6 +152,9 @@ func (s *Setup) plan(from, now string, params [2]map[string]string) {
 		mark := s.mark()
 		if now == from {
 			mark.wait = func(ctx context.Context) (err error) {
+				if err := s.awaitNote(ctx); err != nil {
+					return err
+				}
 				s.original, err = pacemaker.ResourceText(ctx, s.world.Run, s.Clone)
 				return err
 			}
@@ -167,6 +170,8 @@ func (s *Setup) plan(from, now string, params [2]map[string]string) {
 			s.steps = append(s.steps, s.dropTransient())
 		}
 		s.steps = append(s.steps, s.foresee())
+	} else if s.goingOn {
+		s.steps = append(s.steps, s.mark())
 	}
 	if s.kind == fromPAF {
 		settled := func(ctx context.Context) error { return s.awaitMonitors(ctx, s.transientScores, baton.ScoreFollows) }
@@ -317,6 +322,9 @@ func (s *Setup) hasPermanent(node, name string) bool {
 
 // takeBack gives the resource back as it was, while maintenance lasts, and ends that once the old agent sees what it saw.
 func (s *Setup) takeBack(ctx context.Context, from string) error {
+	if err := s.stillPaused(ctx); err != nil {
+		return err // a managed resource would be given to another agent
+	}
 	parts := strings.Split(from, ":")
 	restore := []string{"cibadmin", "--modify", "--scope", "resources", "--xml-text", fmt.Sprintf(`<primitive id="%s" class="%s" provider="%s" type="%s"/>`, s.Resource, parts[0], parts[1], parts[2])}
 	if s.original != "" {

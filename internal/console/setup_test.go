@@ -2,8 +2,10 @@ package console
 
 import (
 	"context"
+	"errors"
 	"os"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -25,7 +27,7 @@ func TestTakeover(t *testing.T) {
 		var b strings.Builder
 		s.Text(&b, Style{})
 		if tool == "pcs" {
-			golden(t, "setup.from-paf", b.String())
+			golden(t, "setup.from-paf", strings.ReplaceAll(b.String(), s.run, "ab12cd34"))
 		}
 		if !strings.Contains(b.String(), mends) {
 			t.Errorf("%s: no %s in\n%s", tool, mends, b.String())
@@ -70,6 +72,10 @@ func TestTakeover_TakenBack(t *testing.T) {
 	s, err := w.Takeover(t.Context(), "", false, "pcs")
 	if err != nil {
 		t.Fatal(err)
+	}
+	r.replace = map[string]string{ // the note is made, the cluster in maintenance mode
+		`<nvpair id="meta-notify"`: `<nvpair id="note" name="pgbaton-setup" value="` + s.note() + `"/><nvpair id="meta-notify"`,
+		`maintenance-mode="false"`: `maintenance-mode="true"`,
 	}
 	if err := s.do(t.Context(), s.steps[0]); err != nil {
 		t.Fatal(err)
@@ -169,7 +175,7 @@ func TestNew(t *testing.T) {
 		}
 		var b strings.Builder
 		s.Text(&b, Style{})
-		golden(t, "setup.new-"+tool, b.String())
+		golden(t, "setup.new-"+tool, strings.ReplaceAll(b.String(), s.run, "ab12cd34"))
 		lines := same.FindAllStringSubmatch(b.String(), -1)
 		if len(lines) < 5 {
 			t.Errorf("%s: found only %q to compare", tool, lines)
@@ -335,5 +341,178 @@ func TestSetup_Apply(t *testing.T) {
 	s.steps = []setupStep{{reversible: true, wait: func(ctx context.Context) error { cancel(); return s.await(ctx, func() error { return errNotHere }) }}}
 	if err := s.Apply(ctx, func(string) {}); CodeOf(err) != Attention || !strings.Contains(err.Error(), "interrupted") {
 		t.Errorf("interrupted: got %v", err)
+	}
+}
+
+// Ensure a note says whose it is, and that one of an earlier release is understood.
+func TestNote(t *testing.T) {
+	for text, want := range map[string]note{
+		"new,n1,n2,run:ab12cd34": {"new", []string{"n1", "n2"}, "ab12cd34"},
+		"from-paf,n1,n2":         {"from-paf", []string{"n1", "n2"}, ""},
+		"":                       {"", []string{}, ""},
+	} {
+		got := parseNote(text)
+		if got.kind != want.kind || got.run != want.run || !slices.Equal(got.members, want.members) {
+			t.Errorf("%q: got %+v, want %+v", text, got, want)
+		}
+		if want.run != "" && got.String() != text {
+			t.Errorf("%q: written again it is %q", text, got)
+		}
+	}
+}
+
+// shared is a cluster in which notes and maintenance mode come and go, by this run and by somebody else.
+type shared struct {
+	*recorded
+	note   string
+	paused bool
+}
+
+func (c *shared) Run(ctx context.Context, argv ...string) ([]byte, error) {
+	line := strings.Join(argv, " ")
+	switch {
+	case strings.Contains(line, "--set-parameter pgbaton-setup"):
+		c.note = argv[len(argv)-1]
+	case strings.Contains(line, "--delete-parameter pgbaton-setup"):
+		c.note = ""
+	case strings.HasPrefix(line, "crm_attribute --name maintenance-mode"):
+		c.paused = strings.HasSuffix(line, "--update true")
+	}
+	replace := map[string]string{}
+	if c.note != "" {
+		replace[`<nvpair id="meta-notify"`] = `<nvpair id="note" name="pgbaton-setup" value="` + c.note + `"/><nvpair id="meta-notify"`
+	}
+	if c.paused {
+		replace[`maintenance-mode="false"`] = `maintenance-mode="true"`
+	}
+	c.lock.Lock()
+	c.replace = replace
+	c.lock.Unlock()
+	return c.recorded.Run(ctx, argv...)
+}
+
+// Ensure a run whose setup somebody else has gone on with, or ended, changes nothing more and takes nothing back: what it
+// deleted would be stopped.
+func TestSetup_TwoRuns(t *testing.T) {
+	for name, tt := range map[string]struct {
+		meanwhile func(*shared)
+		want      string // "" if it goes on to its end
+	}{
+		"alone":            {func(*shared) {}, ""},
+		"another run":      {func(c *shared) { c.note = note{"from-paf", []string{"n1"}, "other"}.String() }, "another pgbaton setup has taken this one over"},
+		"an old release":   {func(c *shared) { c.note = "from-paf,n1,n2,n3" }, "another pgbaton setup has taken this one over"},
+		"it has ended":     {func(c *shared) { c.note, c.paused = "", false }, "somebody has ended this setup"},
+		"maintenance over": {func(c *shared) { c.paused = false }, "the maintenance is over"},
+	} {
+		for _, fails := range []bool{false, true} { // the step in which it happens
+			w, r := replay(t, "paf")
+			c := &shared{recorded: r}
+			w.Run = c
+			s := w.setup(fromPAF, agentName, "pcs")
+			s.Resource, s.Clone, s.members = "pgsqld", "pgsql-ha", []string{"n1", "n2", "n3"}
+			undone := false
+			s.undo = func(context.Context) error { undone = true; return nil }
+			before := 0
+			s.steps = []setupStep{s.mark(), s.pause(), {title: "look", reversible: true, wait: func(context.Context) error {
+				tt.meanwhile(c)
+				before = len(r.changes)
+				if fails {
+					return wrong("nothing runs")
+				}
+				return nil
+			}}, s.resume("", nil), s.unmark()}
+			err := s.Apply(t.Context(), func(string) {})
+			switch {
+			case tt.want == "" && !fails:
+				if err != nil || c.note != "" || c.paused {
+					t.Errorf("%s: got %v, the note %q, maintenance %v", name, err, c.note, c.paused)
+				}
+			case tt.want == "":
+				if CodeOf(err) != RolledBack || !undone {
+					t.Errorf("%s: got %v, taken back: %v", name, err, undone)
+				}
+			default:
+				if CodeOf(err) != Attention || !strings.Contains(err.Error(), tt.want) || strings.Contains(err.Error(), "The same command") {
+					t.Errorf("%s: got %v (exit code %d), want %q (%d)", name, err, CodeOf(err), tt.want, Attention)
+				}
+				if undone || len(r.changes) != before {
+					t.Errorf("%s: taken back: %v, changed %q", name, undone, r.changes[before:])
+				}
+			}
+		}
+	}
+}
+
+// Ensure that of two that begin at the same moment the one whose note does not stand stops.
+func TestSetup_SameMoment(t *testing.T) {
+	w, r := replay(t, "paf")
+	s, err := w.Takeover(t.Context(), "", false, "pcs")
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.replace = map[string]string{`<nvpair id="meta-notify"`: `<nvpair id="note" name="pgbaton-setup" value="from-paf,n1,n2,n3,run:other"/><nvpair id="meta-notify"`}
+	err = s.Apply(t.Context(), func(string) {})
+	if CodeOf(err) != Attention || !strings.Contains(err.Error(), "begun at the same moment") {
+		t.Errorf("got %v (exit code %d)", err, CodeOf(err))
+	}
+	if len(r.changes) != 1 {
+		t.Errorf("changed %q, want the note only", r.changes)
+	}
+}
+
+// Ensure a run that goes on makes the note its own before anything else, with the members that were noted, so that the other
+// one stops if it lives.
+func TestSetup_GoesOnAsItsOwn(t *testing.T) {
+	for name, tt := range map[string]struct {
+		note, agent, paused string
+		plan                func(World) (*Setup, error)
+	}{
+		"new, in maintenance":      {"new", agentName, "true", func(w World) (*Setup, error) { return w.New(t.Context(), Wanted{Name: "pgsqld", Clone: "pgsql-ha"}) }},
+		"new, after it":            {"new", agentName, "false", func(w World) (*Setup, error) { return w.New(t.Context(), Wanted{Name: "pgsqld", Clone: "pgsql-ha"}) }},
+		"takeover, in maintenance": {"from-paf", agentName, "true", func(w World) (*Setup, error) { return w.Takeover(t.Context(), "", false, "") }},
+		"takeover, after it":       {"from-paf", agentName, "false", func(w World) (*Setup, error) { return w.Takeover(t.Context(), "", false, "") }},
+	} {
+		w, r := replay(t, "paf")
+		r.replace = map[string]string{
+			"ocf:heartbeat:pgsqlms":    agentName,
+			`<nvpair id="meta-notify"`: `<nvpair id="note" name="pgbaton-setup" value="` + tt.note + `,n1,n2,n3,run:other"/><nvpair id="meta-notify"`,
+			`maintenance-mode="false"`: `maintenance-mode="` + tt.paused + `"`,
+		}
+		s, err := tt.plan(w)
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		want := tt.note + ",n1,n2,n3,run:" + s.run
+		if first := s.steps[0]; !first.marks || commandText(first.commands[0]) != "crm_resource --resource pgsql-ha --meta --set-parameter pgbaton-setup --parameter-value "+want {
+			t.Errorf("%s: the first step is %s, %q", name, first.title, first.commands)
+		}
+	}
+}
+
+// Ensure nothing is taken back once the maintenance is over, and that the scheduler is not asked again and again then.
+func TestSetup_MaintenanceOver(t *testing.T) {
+	w, r := replay(t, "paf")
+	takeover, err := w.Takeover(t.Context(), "", false, "pcs")
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.replace = map[string]string{
+		"ocf:heartbeat:pgsqlms":    agentName,
+		`<nvpair id="meta-notify"`: `<nvpair id="note" name="pgbaton-setup" value="new,n1,n2,n3"/><nvpair id="meta-notify"`,
+		`maintenance-mode="false"`: `maintenance-mode="true"`,
+	}
+	fresh, err := w.New(t.Context(), Wanted{Name: "pgsqld", Clone: "pgsql-ha", Tool: "pcs"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	delete(r.replace, `maintenance-mode="false"`)
+	var lost *notOursError
+	for name, ask := range map[string]func(context.Context) error{"takeover": takeover.undo, "new": fresh.undo, "the scheduler": fresh.harmless} {
+		if err := ask(t.Context()); !errors.As(err, &lost) || !strings.Contains(err.Error(), "the maintenance is over") {
+			t.Errorf("%s: got %v", name, err)
+		}
+	}
+	if len(r.changes) > 0 {
+		t.Errorf("changed %q", r.changes)
 	}
 }

@@ -35,10 +35,13 @@ const (
 // rulePrefix begins the name of the rule in a constraint that this command made.
 const rulePrefix = "pgbaton-move-"
 
-func newRule(node string) string {
+func newRule(node string) string { return rulePrefix + node + "-" + nonce() }
+
+// nonce tells one run of the command from all others.
+func nonce() string {
 	var b [4]byte
 	rand.Read(b[:])
-	return rulePrefix + node + "-" + hex.EncodeToString(b[:])
+	return hex.EncodeToString(b[:])
 }
 
 // ruleNode is the node on which the command ran that made a rule.

@@ -30,6 +30,9 @@ func (p PlannedAction) Alters() bool {
 // maintenanceMode matches the cluster property in either order of its attributes.
 var maintenanceMode = regexp.MustCompile(`<nvpair\b[^>]*\bname="maintenance-mode"[^>]*/>`)
 
+// ErrNotPaused says that there is no maintenance mode that could end.
+var ErrNotPaused = errors.New("the CIB has no property maintenance-mode: somebody has ended the maintenance meanwhile")
+
 // SimulateResume asks the scheduler what it would do if the maintenance mode of the cluster ended now. It is the
 // scheduler's own code, run on a copy of the CIB: nothing is changed.
 func SimulateResume(ctx context.Context, r Runner) ([]PlannedAction, error) {
@@ -38,7 +41,7 @@ func SimulateResume(ctx context.Context, r Runner) ([]PlannedAction, error) {
 		return nil, fmt.Errorf("read the CIB: %w", err)
 	}
 	if !maintenanceMode.Match(cib) {
-		return nil, errors.New("the CIB has no property maintenance-mode: somebody has ended the maintenance meanwhile")
+		return nil, ErrNotPaused
 	}
 	dir, err := os.MkdirTemp("", "pgbaton-simulate-")
 	if err != nil {
