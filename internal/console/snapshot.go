@@ -227,10 +227,11 @@ func (s *Snapshot) Primary() string {
 	return ""
 }
 
-// Standby is the primary's view of a standby, and when it was. Not if the primary has not said anything.
+// Standby is the primary's view of a standby, and when it was. Not if the primary has not said anything lately: while nothing
+// is monitored it publishes nothing, and what it saw hours ago is no lag.
 func (s *Snapshot) Standby(node string) (sb postgres.StandbyOverview, at time.Time, known bool) {
 	v, ok := s.Views[s.Primary()]
-	if !ok || !v.Primary {
+	if !ok || !v.Primary || s.Age(v.At) > oldView {
 		return sb, at, false
 	}
 	for _, sb := range v.Standbys {
@@ -257,7 +258,6 @@ func (s *Snapshot) Standing(node string) Standing {
 	own, hasOwn := s.Views[node]
 	hasOwn = hasOwn && !own.Primary && s.Age(own.At) <= oldView
 	sb, at, known := s.Standby(node)
-	known = known && s.Age(at) <= oldView
 	asked := func(n string) bool { return s.Fresh && n == s.Here }
 	byOwn := Standing{Known: hasOwn, By: node, At: own.At}
 	if own.Streaming {

@@ -80,6 +80,43 @@ func TestTake_Local(t *testing.T) {
 	}
 }
 
+// onNode is a recorded moment as another node sees it.
+type onNode struct {
+	*recorded
+	node string
+}
+
+func (o onNode) Run(ctx context.Context, argv ...string) ([]byte, error) {
+	if argv[0] == "crm_node" {
+		return []byte(o.node + "\n"), nil
+	}
+	return o.recorded.Run(ctx, argv...)
+}
+
+// Ensure no lag is told that the primary saw before a pause, as if it were now.
+func TestStatus_OldLag(t *testing.T) {
+	for hour, want := range map[string]bool{"03": true, "01": false} { // the hour in which the views were published
+		w, r := replay(t, "healthy")
+		r.replace = map[string]string{"2026-11-25T03:": "2026-11-25T" + hour + ":"}
+		w.Run = onNode{r, "n2"}
+		w.Ask = func(context.Context, map[string]string) (postgres.Overview, error) {
+			return postgres.Overview{Timeline: 2, LSN: "0/2000000"}, nil // does not stream
+		}
+		st, err := w.ReadStatus(t.Context(), "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, n := range st.Nodes[1:] {
+			if (n.Lag != nil) != want || (n.LagTime != nil) != want || (n.Sync != "") != want {
+				t.Errorf("views of %s hours: %s: got %+v, want a lag: %v", hour, n.Name, n, want)
+			}
+		}
+		if n := st.Nodes[1]; n.Age == nil || *n.Age != 0 || n.LSN != "0/2000000" {
+			t.Errorf("n2: got %+v, want what its server said now", n)
+		}
+	}
+}
+
 // Ensure a failed action of the virtual IP is not told as one of PostgreSQL, and hides no fail count of it.
 func TestStatus_FailureOfAnother(t *testing.T) {
 	w, r := replay(t, "healthy")

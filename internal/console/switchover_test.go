@@ -88,6 +88,7 @@ func TestPrepare_Checks(t *testing.T) {
 		{"paused", in(`&quot;streaming&quot;:true,`, `&quot;streaming&quot;:true,&quot;paused&quot;:true,`), "replay", Failed, "replay is paused on n2"},
 		{"walsenders", in(`&quot;max_senders&quot;:10`, `&quot;max_senders&quot;:1`), "senders", Failed, "n2 has 1 of 1 walsenders free, 2 nodes"},
 		{"old views", in(`2026-11-25T03:`, `2026-11-25T02:`), "streams", NotKnown, "not asked on n1"},
+		{"old lag", in(`2026-11-25T03:`, `2026-11-25T02:`), "replay", NotKnown, "how far n2 has replayed was not asked on n1"},
 		{"another version", in(`{&quot;v&quot;:1`, `{&quot;v&quot;:2`), "asked", NotKnown, "the server of n1 was not asked"},
 		{"a failed action", failedAction("pgsql_monitor_15000"), "failures", Failed, "monitor on n1"},
 		{"a failed action of another resource", failedAction("pgsql-vip_monitor_10000"), "failures", Passed, "no failed action"},
