@@ -104,7 +104,7 @@ func cib(o Options) string {
    <rsc_colocation id="vip-with-primary" rsc="%s" with-rsc="%s" with-rsc-role="%s" score="INFINITY"/>
    <rsc_order id="promote-then-vip" first="%s" first-action="promote" then="%s" then-action="start" kind="Mandatory" symmetrical="false"/>
    <rsc_order id="demote-then-vip" first="%s" first-action="demote" then="%s" then-action="stop" kind="Mandatory" symmetrical="false"/>
-  </constraints>
+%s  </constraints>
   <rsc_defaults><meta_attributes id="rsc-defaults">
    <nvpair id="rsc-defaults-stickiness" name="resource-stickiness" value="10"/>
    <nvpair id="rsc-defaults-threshold" name="migration-threshold" value="5"/>
@@ -118,8 +118,16 @@ func cib(o Options) string {
 		VIPResource, VIPResource, nvpairs("vip", map[string]string{
 			"ip": VIP, "cidr_netmask": "24", "nic": "eth0",
 		}), VIPResource,
-		VIPResource, Clone, roleNames()["promoted"], Clone, VIPResource, Clone, VIPResource)
+		VIPResource, Clone, roleNames()["promoted"], Clone, VIPResource, Clone, VIPResource, voter(o))
 	return b.String()
+}
+
+// voter keeps the instances off the node that only votes.
+func voter(o Options) string {
+	if !o.Voter {
+		return ""
+	}
+	return fmt.Sprintf("   <rsc_location id=\"voter\" rsc=\"%s\" node=\"%s\" score=\"-INFINITY\" resource-discovery=\"never\"/>\n", Clone, o.Names[len(o.Names)-1])
 }
 
 func operations(o Options) string {

@@ -49,6 +49,7 @@ type Options struct {
 	Dir   string   // its state; default DefaultRoot/Name; must be on a real disk
 	Nodes int      // 2 to 5; default 3
 	Names []string // of the nodes; default n1, n2, ...
+	Voter bool     // the last node runs no instance: it only votes
 
 	Agent       string            // "pgsqlms" (default), "pgbaton", or "none": plain streaming replication, of which Pacemaker knows nothing
 	AgentBinary string            // of pgbaton; default pgbaton-agent beside this program, or bin/ above it
@@ -283,6 +284,14 @@ func (o Options) port(node string) string {
 }
 
 // all are the cluster's nodes and the client.
+// Instances are the nodes that may run PostgreSQL.
+func (o Options) Instances() []string {
+	if o.Voter {
+		return o.Names[:len(o.Names)-1]
+	}
+	return o.Names
+}
+
 func (o Options) all() []string { return append(slices.Clone(o.Names), Client) }
 
 func (o Options) check(node string) error {

@@ -373,7 +373,7 @@ func (l *Lab) allStream(ctx context.Context, primary string) error {
 		return NotYet("%v", err)
 	}
 	rows := strings.Split(out, "\n")
-	for _, n := range l.Names {
+	for _, n := range l.Instances() {
 		if n == primary {
 			continue
 		}
