@@ -54,7 +54,7 @@ var anyBulletin = rapid.Custom(func(t *rapid.T) baton.Bulletin {
 			Challenge: anyNonce.Draw(t, "challenge"), SystemID: rapid.Uint64().Draw(t, "system"),
 			Position: pgdisk.Position{Timeline: anyTL.Draw(t, "timeline"), LSN: anyLSN.Draw(t, "lsn")},
 			Identity: rapid.Uint32().Draw(t, "identity"), Writable: rapid.Bool().Draw(t, "writable"), Live: rapid.Bool().Draw(t, "live"),
-			Saw: rapid.Uint64().Draw(t, "saw"), Left: rapid.Bool().Draw(t, "left"), Away: rapid.Bool().Draw(t, "away"), Unfit: anyText.Draw(t, "unfit"),
+			Unsure: rapid.Bool().Draw(t, "unsure"), Saw: rapid.Uint64().Draw(t, "saw"), Left: rapid.Bool().Draw(t, "left"), Away: rapid.Bool().Draw(t, "away"), Unfit: anyText.Draw(t, "unfit"),
 		}
 	}
 	return b

@@ -95,3 +95,28 @@ func TestEncodeClaim(t *testing.T) {
 		t.Error("no claim: no error")
 	}
 }
+
+// Ensure that after a cold start so many must have answered that one of them was with the last primary to its end, whoever
+// else made its quorum: nodes without an instance, a quorum device.
+func TestVotes_Kept(t *testing.T) {
+	for _, tt := range []struct {
+		name         string
+		votes        baton.Votes
+		participants int
+		want         int
+	}{
+		{"one node", baton.Votes{Expected: 1, Quorum: 1}, 1, 1},
+		{"two nodes", baton.Votes{Expected: 2, Quorum: 1}, 2, 2},
+		{"two nodes and a quorum device", baton.Votes{Expected: 3, Quorum: 2}, 2, 2},
+		{"three nodes", baton.Votes{Expected: 3, Quorum: 2}, 3, 2},
+		{"three nodes and a quorum device", baton.Votes{Expected: 4, Quorum: 3}, 3, 2},
+		{"three of five nodes", baton.Votes{Expected: 5, Quorum: 3}, 3, 3},
+		{"four nodes", baton.Votes{Expected: 4, Quorum: 3}, 4, 3},
+		{"five nodes", baton.Votes{Expected: 5, Quorum: 3}, 5, 3},
+		{"not known", baton.Votes{}, 3, 3},
+	} {
+		if got := tt.votes.Kept(tt.participants); got != tt.want {
+			t.Errorf("%s: %d, want %d", tt.name, got, tt.want)
+		}
+	}
+}
