@@ -122,13 +122,13 @@ func longRecovery(s *scenario) {
 	now := s.newPrimary(was, s.old)
 	s.must(s.load.AwaitAck(s.within(roleLimit)))
 	s.stage("%s is primary, %.1f s after its recovery went on", now, time.Since(began).Seconds())
+	for _, n := range s.others {
+		s.returned(n, now)
+	}
 	for name := range settings {
 		s.sql(s.old, "ALTER SYSTEM RESET "+name)
 	}
 	s.sql(s.old, "SELECT pg_reload_conf()")
-	for _, n := range s.others {
-		s.returned(n, now)
-	}
 	s.takenOver(now, was, "power off", 0)
 }
 

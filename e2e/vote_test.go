@@ -52,6 +52,9 @@ func TestTwoAndAVote(t *testing.T) {
 		return nil
 	})
 	s.stage("%s was there, and took over alone", second)
+	s.run(second, "crm_resource", "--restart", "-r", lab.Clone)
+	s.promoted(second)
+	s.stage("%s was restarted, and is primary: nothing could be without its node", second)
 	s.powerOff(second)
 	s.powerOn(first)
 	s.alone(first, second)

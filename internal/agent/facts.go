@@ -81,7 +81,7 @@ func (a *Agent) look() (facts, error) {
 // position, otherwise at what pg_control vouches for. full asks for the last record even if it lies before the replay
 // position.
 func (a *Agent) candidate(ctx context.Context, sess *postgres.Session, note *baton.Note, full bool) (baton.Candidate, error) {
-	c := baton.Candidate{Node: a.inv.Node, Left: a.state.Left}
+	c := baton.Candidate{Node: a.inv.Node, Left: a.state.Left, Informed: a.informed()}
 	ctl, err := pgdisk.ReadControl(a.pg.DataDir)
 	if err != nil {
 		return c, err

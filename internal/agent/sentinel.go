@@ -142,8 +142,9 @@ const (
 )
 
 // tend runs a monitor where what this node says of itself must not wait for the next one: attrd was restarted, and scores
-// went with it; no commit ends, and the next look may show that it is no stall; a refusal may have served, or a standby that
-// came back has caught up, and until that is known there is one candidate less for the next failure.
+// went with it; no commit ends, and the next look may show that it is no stall; a refusal may have served, also that of a
+// server that recovered for long, or a standby that came back has caught up, and until that is known there is one candidate less
+// for the next failure.
 func (a *Agent) tend(ctx context.Context, since time.Time, last *time.Time) {
 	now := a.clock.Now()
 	if now.Sub(*last) < tendEvery {
@@ -151,13 +152,14 @@ func (a *Agent) tend(ctx context.Context, since time.Time, last *time.Time) {
 	}
 	vol := journal.LoadVolatile(a.inv.Resource)
 	restarted := vol.Attrd != "" && a.cluster.Incarnation(vol.Attrd) != vol.Attrd
-	refused := vol.Score == pacemaker.NegInfinity.String() && now.Sub(vol.Refused) < tendFor
-	behind := false
-	if now.Sub(since) < tendFor {
+	refused := vol.Score == pacemaker.NegInfinity.String()
+	behind, ready := false, false
+	if young := now.Sub(since) < tendFor; young || refused {
 		st, err := a.store.Load()
-		behind = err == nil && (st.Left != nil || st.Away)
+		behind = young && err == nil && (st.Left != nil || st.Away)
+		ready = refused && err == nil && st.Refusal != nil && st.Refusal.Starting && a.ready()
 	}
-	if !restarted && !refused && !behind && vol.Stall == nil {
+	if !restarted && !(refused && now.Sub(vol.Refused) < tendFor) && !ready && !behind && vol.Stall == nil {
 		return
 	}
 	*last = now
@@ -169,6 +171,12 @@ func (a *Agent) tend(ctx context.Context, since time.Time, last *time.Time) {
 	m := New(inv, a.env, io.Discard)
 	m.tending = true
 	m.Run()
+}
+
+// ready reports whether the server takes connections, by its own word, which is cheap to ask for.
+func (a *Agent) ready() bool {
+	pm, err := a.pg.Postmaster()
+	return err == nil && pm.Status == "ready"
 }
 
 // ours reports whether the resource still is this agent's, as far as that can be found out.

@@ -73,7 +73,7 @@ func (a *Agent) start(ctx context.Context) error {
 // has been since.
 func (a *Agent) noticeAbsence(f facts) {
 	if f.role == down && !a.vol.Stopped {
-		a.vol.Live, a.vol.Saw = false, 0
+		a.vol.Live, a.vol.Saw, a.vol.Informed = false, 0, ""
 		a.saveVolatile()
 	}
 }

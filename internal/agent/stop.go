@@ -59,6 +59,7 @@ func (a *Agent) stop(ctx context.Context) error {
 	out := a.vol.Out != nil
 	a.vol.Parked, a.vol.Stopped, a.vol.Out = false, true, nil
 	if !a.plan.Restarts(a.inv.Node) {
+		a.stayInformed(ctx)
 		a.vol.Live, a.vol.Saw = false, 0 // it is not there for what comes, whatever it has answered for
 	}
 	a.saveVolatile()
@@ -190,6 +191,33 @@ func (a *Agent) leave(ctx context.Context, wasStandby bool) {
 	if err := a.save("save-left"); err != nil {
 		a.log.Error("not written down that a primary runs without this node, or may", "error", err)
 	}
+}
+
+// stayInformed notes that nothing can happen without this node from now on, though its instance ends: of two nodes it is the one
+// that is left. Otherwise it could not be primary again before the other one is back.
+func (a *Agent) stayInformed(ctx context.Context) {
+	was := a.vol.Informed
+	a.vol.Informed = ""
+	list := a.participants()
+	if len(list) != 2 {
+		return
+	}
+	brief, cancel := context.WithTimeout(ctx, quorateLimit)
+	defer cancel()
+	online, err := a.cluster.Online(brief)
+	if err != nil || !slices.Contains(online, a.inv.Node) || pacemaker.Contains(online, list[0]) && pacemaker.Contains(online, list[1]) {
+		return
+	}
+	now := a.cluster.Incarnation(a.vol.Attrd)
+	if was != now && !baton.Informed(a.vol.Live, a.vol.Saw, a.inv.Node, a.state.Claims) {
+		return
+	}
+	a.vol.Informed = now
+}
+
+// informed: see [baton.Candidate].
+func (a *Agent) informed() bool {
+	return a.vol.Informed != "" && a.cluster.Incarnation(a.vol.Informed) == a.vol.Informed
 }
 
 // leaves is what a standby leaves behind that stops now, nil if nothing.

@@ -62,6 +62,12 @@ func Attend(saw uint64, claims []Claim, c Claim) uint64 {
 	return max(saw, c.Seq)
 }
 
+// Informed says whether a node with these claims was there for all of them until now.
+func Informed(live bool, saw uint64, node string, claims []Claim) bool {
+	last := Knowledge{Claims: claims}.newest(node, "")
+	return live && (last == nil || last.Seq <= saw)
+}
+
 // Candidate is what a node knows of its own instance when it asks to be promoted.
 type Candidate struct {
 	Node     string
@@ -71,6 +77,9 @@ type Candidate struct {
 	Identity uint32         // CRC of the first record of Position.Timeline, 0 if unknown
 	Last     *LastRecord    // nil if it could not be read
 	Left     *Left          // it left a running primary and has not caught up since
+	// Informed: of two nodes, this one was there when the other was gone already, and its node has not left the cluster since:
+	// what the other does without it, once it is back, is recorded in the cluster's configuration.
+	Informed bool
 }
 
 // Left is what a standby writes down when it leaves a cluster whose primary runs: from then on it misses what is committed,

@@ -198,7 +198,8 @@ func (q Question) needed(answers map[string]Answer, know Knowledge) int {
 	}
 	own := answers[q.Self.Node]
 	last := know.newest(q.Self.Node, q.Challenge.Nonce)
-	if len(silent(q, answers)) == 0 && own.Live && (last == nil || own.saw(*last)) {
+	there := own.Live && (last == nil || own.saw(*last)) || q.Self.Informed
+	if len(silent(q, answers)) == 0 && there {
 		return Quorum(n)
 	}
 	return n
@@ -249,7 +250,7 @@ func elect(q Question, know Knowledge, answers map[string]Answer, avoid []Claim,
 		return wait("no answer yet from %s", names(awaited)) // positions may not matter
 	}
 	last := know.newest(q.Self.Node, q.Challenge.Nonce)
-	newest := q.heardOfAll() // so that no later claim than last can be unknown
+	newest := q.heardOfAll() || q.Self.Informed // so that no later claim than last can be unknown
 	stayed, kept := false, 0
 	var unsure []string
 	for node, a := range answers {

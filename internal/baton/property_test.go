@@ -298,7 +298,7 @@ func (l *life) handover(*rapid.T) {
 		}
 	}
 	if leaves {
-		old.running, old.on, old.lingers, old.board, old.live, old.challenge = false, false, false, nil, false, ""
+		old.running, old.on, old.lingers, old.board, old.live, old.informed, old.challenge = false, false, false, nil, false, false, ""
 	} else {
 		old.lingers = rapid.Bool().Draw(l.T, "lingers")
 		l.startAsStandby(old)

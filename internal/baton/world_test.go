@@ -58,7 +58,7 @@ type sim struct {
 	running, writable bool
 	stopped           bool // by Pacemaker: it answers nobody
 	lingers           bool // shut down, but its walsenders still feed standbys
-	live              bool
+	live, informed    bool
 	attended          uint64 // Seq of the newest claim it was there for
 	saw               uint32 // the first record of the newest timeline this node was there for: the truth about live
 	challenge         string
@@ -261,7 +261,7 @@ func (w *world) crash(n *sim) {
 func (w *world) powerOff(n *sim) {
 	w.tell("power off %s", n.name)
 	n.on, n.running, n.stopped, n.writable, n.lingers = false, false, false, false, false
-	n.live, n.saw, n.attended, n.challenge, n.board = false, 0, 0, "", nil
+	n.live, n.informed, n.saw, n.attended, n.challenge, n.board = false, false, 0, 0, "", nil
 	n.log = n.log[:n.flushed]
 }
 
@@ -341,7 +341,7 @@ func (n *sim) candidate() baton.Candidate {
 	return baton.Candidate{
 		Node: n.name, SystemID: 7, Position: n.position(), History: n.files[n.timeline()], Identity: n.identity(n.timeline()),
 		Last: &baton.LastRecord{Start: lsn(len(n.log) - 1), End: lsn(len(n.log)), CRC: l.id, ShutdownCheckpoint: l.shutdown},
-		Left: n.left,
+		Left: n.left, Informed: n.informed,
 	}
 }
 
@@ -368,9 +368,15 @@ func (w *world) votes() baton.Votes {
 	return v
 }
 
+// left reports whether this is the one that is left of two nodes.
+func (w *world) left(n *sim) bool {
+	return len(w.nodes) == 2 && !slices.ContainsFunc(w.nodes, func(o *sim) bool { return o != n && o.on })
+}
+
 // leave mirrors stop.go.
 func (w *world) leave(n *sim) {
 	live := n.live
+	n.informed = w.left(n) && (n.informed || baton.Informed(n.live, n.attended, n.name, n.claims))
 	n.running, n.stopped, n.live, n.attended = false, true, false, 0
 	n.away = n.away || w.quorate()
 	if n.ctl != inRecovery {

@@ -18,6 +18,7 @@ type Volatile struct {
 	Live          bool             `json:"live,omitempty"`           // a primary was seen since boot
 	Saw           uint64           `json:"saw,omitempty"`            // Seq of the newest claim this node was there for since it booted
 	Parked        bool             `json:"parked,omitempty"`         // demote left the instance down, to be started as a standby
+	Informed      string           `json:"informed,omitempty"`       // incarnation of attrd in which stop ended the instance beside a node that was gone: see baton.Candidate
 	Stopped       bool             `json:"stopped,omitempty"`        // stop ended the instance: that it is down is no crash, whatever pg_control says
 	Challenge     string           `json:"challenge,omitempty"`      // nonce this node asked with last, as a target
 	Asked         *Asked           `json:"asked,omitempty"`          // a challenge published ahead of the attempt it is for
