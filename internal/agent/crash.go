@@ -58,6 +58,9 @@ func (a *Agent) mourn(ctx context.Context, pm postgres.Postmaster, revivals *[]t
 		return false, a.startAsStandby(locked)
 	case held != pacemaker.RolePromoted:
 		return false, nil // Pacemaker has other plans with what was a primary
+	case a.ownNote():
+		// Its demote has told everybody how it ended, and was cut short. Whatever it wrote now would be behind that.
+		return false, nil
 	case gone:
 		return false, a.leaveRole(ctx, noticed, fmt.Sprintf("%s is gone", a.pg.DataDir), true, release)
 	case !a.mayRevive(revivals):

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
@@ -31,7 +32,8 @@ type memory struct {
 	published []baton.Bulletin
 	score     pacemaker.Score
 	status    string
-	alone     bool // without quorum
+	alone     bool   // without quorum
+	held      string // its role
 }
 
 func (m *memory) Publish(_ context.Context, b baton.Bulletin) error {
@@ -52,7 +54,9 @@ func (m *memory) ScoreInCIB(context.Context, string) (pacemaker.Score, bool, err
 
 func (m *memory) DeleteScore(context.Context, string) error { return nil }
 
-func (m *memory) Held(context.Context) (string, error) { return pacemaker.RoleUnpromoted, nil }
+func (m *memory) Held(context.Context) (string, error) {
+	return cmp.Or(m.held, pacemaker.RoleUnpromoted), nil
+}
 
 func (m *memory) Order(context.Context, string) (*baton.Order, error) { return nil, nil }
 
@@ -655,6 +659,38 @@ func TestJudge_Closed(t *testing.T) {
 		got := a.judge(t.Context(), self, pgdisk.Control{State: pgdisk.ShutDown, CheckPoint: 0x3000028, CheckPointTimeline: 2})
 		if got.Rejoin != tt.want {
 			t.Errorf("%s: %v, want %v", tt.name, got, tt.want)
+		}
+	}
+}
+
+// Ensure the sentinel does not start a crashed primary that has said how it ended: whoever has just that would be promoted over
+// what it writes then.
+func TestSentinel_AfterNote(t *testing.T) {
+	p := newPlace(t)
+	i := p.primary()
+	pm, err := i.Postmaster()
+	if err == nil {
+		_, err = i.KillLeftovers(t.Context())
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, noted := range []bool{true, false} {
+		a, m := p.agent(i, "n1", sentinelAction)
+		m.held = pacemaker.RolePromoted
+		st := journal.State{Claims: []baton.Claim{{Seq: 1, Timeline: 1, Node: "n1", Nonce: "c", State: baton.Effective}}}
+		if noted {
+			st.Note = &baton.Note{Kind: baton.Crash, Timeline: 1, Start: 1, End: 2, Node: "n1", Nonce: "n"}
+		}
+		if err := a.store.Save(st); err != nil {
+			t.Fatal(err)
+		}
+		var revivals []time.Time
+		if _, err := a.mourn(within(t, 20*time.Second), pm, &revivals); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := i.Postmaster(); (err != nil) != noted {
+			t.Errorf("it has left a note: %t; the server after that: %v", noted, err)
 		}
 	}
 }
