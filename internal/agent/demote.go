@@ -140,6 +140,7 @@ func (a *Agent) leaveNote(ctx context.Context, f facts) error {
 	default:
 		return nil
 	}
+	a.readRest(ctx, f.control)
 	// A note would promote this instance, and it alone: over the rows of everybody else.
 	at, err := a.atRest(ctx, f.control)
 	if err == nil && !a.wasPrimaryOn(at.Position.Timeline) {

@@ -116,29 +116,31 @@ func (a *Agent) candidate(ctx context.Context, sess *postgres.Session, note *bat
 		return c, err
 	}
 	wal := pgdisk.OpenWAL(a.pg.DataDir, ctl)
-	var found *pgdisk.Record
+	var known *pgdisk.Record
 	if !full {
-		if found = a.foundBefore(wal, tli, from); found != nil {
-			from = found.End
+		if known = a.foundBefore(wal, tli, from); known != nil {
+			from = known.End
 		}
 	}
 	if !full && received > from {
 		// Gigabytes may wait to be replayed; what the WAL receiver has flushed need not be read again.
 		if first, err := wal.FirstRecordIn(tli, received); err == nil && from < first && first <= received {
-			from, found = first, nil
+			from, known = first, nil
 		}
 	}
 	began := a.clock.Now()
 	end, err := wal.FindEnd(ctx, tli, from)
-	a.keepFound(end, a.clock.Now().Sub(began))
+	if err != nil || a.clock.Now().Sub(began) > longWalk {
+		a.keepFound(tli, end)
+	}
 	c.Position = end.Position
 	if err != nil {
 		return c, err
 	}
 	if end.HasLast {
 		c.Last = lastRecord(end.Last)
-	} else if found != nil {
-		c.Last = lastRecord(*found)
+	} else if known != nil {
+		c.Last = lastRecord(*known)
 	} else if note != nil && note.End == end.LSN && note.Timeline == end.Timeline {
 		if r, err := wal.ReadRecord(note.Timeline, note.Start); err == nil && r.End == end.LSN {
 			c.Last = lastRecord(r)
@@ -173,12 +175,16 @@ func (a *Agent) foundBefore(wal *pgdisk.WAL, tli pgdisk.TimelineID, from pgdisk.
 const longWalk = 50 * time.Millisecond
 
 // keepFound remembers how far a walk came, also one that ran out of time: the next one goes on from there.
-func (a *Agent) keepFound(end pgdisk.End, took time.Duration) {
-	if !end.HasLast || took < longWalk {
+func (a *Agent) keepFound(tli pgdisk.TimelineID, end pgdisk.End) {
+	if !end.HasLast {
 		return
 	}
-	a.vol.Found = &journal.Found{Timeline: end.Timeline, Start: end.Last.Start, End: end.Last.End, CRC: end.Last.CRC}
+	a.vol.Found = found(tli, end.Last)
 	a.saveVolatile()
+}
+
+func found(tli pgdisk.TimelineID, r pgdisk.Record) *journal.Found {
+	return &journal.Found{Timeline: tli, Start: r.Start, End: r.End, CRC: r.CRC}
 }
 
 func lastRecord(r pgdisk.Record) *baton.LastRecord {

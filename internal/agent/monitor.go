@@ -235,6 +235,7 @@ func (a *Agent) monitorStandby(ctx context.Context, f facts) error {
 		st.Starting = true
 	}
 	if st.Streaming && !a.unlocked {
+		a.remember(f, v)
 		a.witness(timeline)
 		if caughtUp && (a.state.Left != nil || a.state.Away) {
 			a.state.Left, a.state.Away = nil, false
@@ -259,6 +260,20 @@ func (a *Agent) monitorStandby(ctx context.Context, f facts) error {
 		return roleCode{ocf.Degraded, status}
 	}
 	return nil
+}
+
+// remember notes a record of the segment that this standby replays, so that little has to be read of its WAL when the server
+// takes no connections and somebody asks how far that goes: all of them are taken, or it is being started again.
+func (a *Agent) remember(f facts, v postgres.StandbyView) {
+	wal := pgdisk.OpenWAL(a.pg.DataDir, f.control)
+	first, err := wal.FirstRecordIn(v.Timeline, v.Replayed-1)
+	if err != nil || a.vol.Found != nil && a.vol.Found.Timeline == v.Timeline && a.vol.Found.Start >= first {
+		return
+	}
+	if r, err := wal.ReadRecord(v.Timeline, first); err == nil && r.End <= v.Replayed {
+		a.vol.Found = found(v.Timeline, r)
+		a.saveVolatile()
+	}
 }
 
 // notFollowing says in crm_mon -A why a standby is not preferred.

@@ -95,11 +95,12 @@ func (a *Agent) learnAll(ctx context.Context) error {
 	return nil
 }
 
-// restShare is the part of a start in which the WAL of a crashed instance is read: the server has to read all of it, too, and a
-// start that times out bans the node. What it did not get to is seen once the server runs.
+// restShare is the part of an action in which the WAL of a crashed instance is read. A start that times out bans the node, and
+// the server has to read all of it, too; a demote that does has it fenced. What a start did not get to is seen once the server
+// runs; a primary that leaves no note is found by its position, and nobody is preferred to it before that is known.
 const restShare = 0.4
 
-// readRest reads where the instance ends that is about to be started, so that [Agent.atRest] knows it.
+// readRest reads where an instance ends that is down, so that [Agent.atRest] knows it.
 func (a *Agent) readRest(ctx context.Context, ctl pgdisk.Control) {
 	limited, cancel := a.share(ctx, restShare)
 	defer cancel()

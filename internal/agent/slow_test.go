@@ -18,20 +18,22 @@ func TestAnswer_Slow(t *testing.T) {
 		t.Fatal(err)
 	}
 	all, _ := p.agent(i, "n1", "notify")
+	began := time.Now()
 	want, err := all.candidate(t.Context(), nil, nil, false)
 	if err != nil {
 		t.Fatal(err)
 	}
 
+	part := time.Since(began) / 3
 	a, _ := p.agent(i, "n2", "notify")
 	a.state.Refusal = &baton.Refusal{Dead: true, Reason: "does not start"}
-	if ans := a.answer(within(t, longWalk+30*time.Millisecond), "c"); ans.Unsure || ans.Unfit != "does not start" {
+	if ans := a.answer(within(t, part), "c"); ans.Unsure || ans.Unfit != "does not start" {
 		t.Errorf("one that was given up answers %+v, want that it does not start", ans)
 	}
 	a.state.Refusal, a.vol.Found = nil, nil
 	at, tries := pgdisk.LSN(0), 0
 	for ; tries < 100; tries++ {
-		ans := a.answer(within(t, longWalk+30*time.Millisecond), "c")
+		ans := a.answer(within(t, part), "c")
 		if !ans.Unsure {
 			if ans.Position != want.Position || ans.Unfit != "" {
 				t.Errorf("at last it answers %+v, want %v", ans, want.Position)
@@ -53,7 +55,7 @@ func TestAnswer_Slow(t *testing.T) {
 
 	// What was found must still be there.
 	a.vol.Found.CRC++
-	if _, err := a.candidate(within(t, longWalk), nil, nil, false); err == nil {
+	if _, err := a.candidate(within(t, part), nil, nil, false); err == nil {
 		t.Error("it goes on from a record that is not there")
 	}
 }
@@ -70,8 +72,13 @@ func TestReadRest(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	all, _ := p.agent(i, "n2", "start")
+	began := time.Now()
+	if _, err := all.atRest(t.Context(), ctl); err != nil {
+		t.Fatal(err)
+	}
 	a, _ := p.agent(i, "n1", "start")
-	ctx := within(t, 200*time.Millisecond)
+	ctx := within(t, time.Since(began))
 	a.readRest(ctx, ctl)
 	if ctx.Err() != nil {
 		t.Fatal("nothing is left of the time of the start")

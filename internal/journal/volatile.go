@@ -45,7 +45,7 @@ type Volatile struct {
 
 // Found is a record in this instance's WAL up to which all of it was valid.
 type Found struct {
-	Timeline pgdisk.TimelineID `json:"timeline"` // of the byte before End
+	Timeline pgdisk.TimelineID `json:"timeline"` // along whose history it was found
 	Start    pgdisk.LSN        `json:"start"`
 	End      pgdisk.LSN        `json:"end"`
 	CRC      uint32            `json:"crc"`
