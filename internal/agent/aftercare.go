@@ -42,9 +42,14 @@ func (a *Agent) keepUnarchived(ctl pgdisk.Control) (bool, error) {
 	default:
 		return a.kept() > 0, nil // a standby's own archive_mode=always looks after itself
 	}
-	backlog, err := pgdisk.ArchiveBacklog(a.pg.DataDir)
-	if err != nil || len(backlog) == 0 {
+	ready, err := pgdisk.ArchiveBacklog(a.pg.DataDir)
+	if err != nil {
 		return a.kept() > 0, err
+	}
+	unmarked := a.unmarked(ctl)
+	backlog := append(slices.Clone(ready), unmarked...)
+	if len(backlog) == 0 {
+		return a.kept() > 0, nil
 	}
 	err = a.do("keep-unarchived", func() error {
 		wal, err := a.openKeep()
@@ -62,7 +67,14 @@ func (a *Agent) keepUnarchived(ctl pgdisk.Control) (bool, error) {
 		if err := durable.SyncDirs(dir); err != nil {
 			return err
 		}
-		for _, name := range backlog {
+		for _, name := range unmarked {
+			f, err := wal.Create(filepath.Join("archive_status", name+".done"))
+			if err != nil {
+				return err
+			}
+			f.Close()
+		}
+		for _, name := range ready {
 			mark := filepath.Join("archive_status", name)
 			if err := wal.Rename(mark+".ready", mark+".done"); err != nil {
 				return err
@@ -151,6 +163,46 @@ func (a *Agent) archiverHasWork() bool {
 	ready, err := filepath.Glob(filepath.Join(a.walDir(), "archive_status", "*.ready"))
 	return err != nil || len(ready) > 0
 }
+
+// unmarked lists the whole segments of a primary that crashed, behind its last checkpoint, which are neither marked as archived nor
+// as to be: the server does not flush that mark (XLogArchiveNotify in src/backend/access/transam/xlogarchive.c), so that a loss of
+// power may take it, and a primary's next checkpoint makes up for it, which this one does not come to.
+func (a *Agent) unmarked(ctl pgdisk.Control) []string {
+	if ctl.State == pgdisk.ShutDown || a.resting == nil || a.restingControl != ctl || !a.wasPrimaryOn(a.resting.Position.Timeline) {
+		return nil // of a clone that never ran, all are the primary's
+	}
+	entries, err := os.ReadDir(a.walDir())
+	if err != nil {
+		return nil
+	}
+	end, size := a.resting.Position, pgdisk.LSN(ctl.SegmentSize)
+	var names []string
+	for _, e := range entries {
+		tli, start, ok := pgdisk.ParseSegmentName(e.Name(), ctl.SegmentSize)
+		if !ok || tli != end.Timeline || start+size <= ctl.Redo || start+size > end.LSN {
+			continue
+		}
+		marked := slices.ContainsFunc([]string{".ready", ".done"}, func(mark string) bool {
+			_, err := os.Stat(filepath.Join(a.walDir(), "archive_status", e.Name()+mark))
+			return err == nil
+		})
+		if !marked {
+			names = append(names, e.Name())
+		}
+	}
+	if len(names) == 0 {
+		return nil
+	}
+	brief, cancel := context.WithTimeout(context.Background(), modeLimit)
+	defer cancel()
+	if mode, err := a.pg.ConfiguredValue(brief, "archive_mode"); err != nil || mode == "off" {
+		return nil
+	}
+	return names
+}
+
+// modeLimit is how long a server program is waited for that is asked for its configuration.
+const modeLimit = 5 * time.Second
 
 // kept counts the files that wait to be archived.
 func (a *Agent) kept() int { return len(a.keptNames()) }

@@ -51,6 +51,10 @@ func (a *Agent) cloneCommands() string {
 	if len(own) > 0 {
 		list = append(list, tar)
 	}
+	if names := a.keptNames(); len(names) > 0 {
+		// Nobody else has them, and they belong into the archive.
+		list = append(list, []string{"mv", filepath.Join(a.walDir(), keepDir), filepath.Join(a.store.Dir, "not-archived-"+names[len(names)-1])})
+	}
 	list = append(
 		list,
 		[]string{"find", a.pg.DataDir, "-mindepth", "1", "-delete"},
