@@ -73,7 +73,7 @@ second='^(TestStranded|TestStaleNote|TestRollBack|TestHandoverWhile|TestQuorum|T
 quiet='^TestConsole_Status$'
 
 # Left to make soak, said aloud, because they are long.
-later=${PGBATON_E2E_LATER-'^(TestNetwork|TestTwins|TestKill|TestConsole_Killed|TestSetup_Killed|TestConsole_Check|TestColdStart|TestRewindKilled|TestHung|TestSlowIsNotDead|TestMaxLag|TestTasks|TestMachines|TestSetup_New|TestLateReturns|TestShape|TestRewindImpossible|TestMarkBeforeStarted|TestTwinReturns|TestPromotedByHandInMaintenance|TestThrottled|TestTwoAndAVote)$'}
+later=${PGBATON_E2E_LATER-'^(TestNetwork|TestTwins|TestKill|TestConsole_Killed|TestSetup_Killed|TestConsole_Check|TestColdStart|TestRewindKilled|TestHung|TestSlowIsNotDead|TestMaxLag|TestTasks|TestMachines|TestSetup_New|TestLateReturns|TestShape|TestRewindImpossible|TestMarkBeforeStarted|TestTwinReturns|TestPromotedByHandInMaintenance|TestThrottled|TestTwoAndAVote|TestReplayLag)$'}
 
 # make soak sets another limit, and what more to test: see scripts/soak.sh.
 e2e_limit=${PGBATON_E2E_TIMEOUT:-25m}

@@ -83,7 +83,7 @@ func (realClock) Sleep(ctx context.Context, d time.Duration) {
 }
 
 // detachedActions are the hidden ones: they outlive the action that starts them, and take the lock when they need it.
-var detachedActions = []string{aftercareAction, sentinelAction, answerAction, rejoinAction, unmarkAction}
+var detachedActions = []string{aftercareAction, sentinelAction, answerAction, readAction, rejoinAction, unmarkAction}
 
 // Main runs the action that the command line and the environment ask for, and returns the exit code. The exit reason of
 // a failure goes to stderr, meta-data to stdout.
@@ -208,6 +208,8 @@ func (a *Agent) Run() ocf.ExitCode {
 		err = a.sentinel(ctx)
 	case answerAction:
 		err = a.lateAnswer(ctx)
+	case readAction:
+		err = a.readOn(ctx)
 	case rejoinAction:
 		err = a.rejoin(ctx)
 	case unmarkAction:

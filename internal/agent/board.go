@@ -176,6 +176,36 @@ func (a *Agent) answer(ctx context.Context, challenge string) *baton.Answer {
 	return ans
 }
 
+// readAction is a hidden action: it reads on in the WAL of an instance that could not say in time how far that goes, so that the
+// next answer can, and whoever else is to be promoted need not wait for as many answers as it takes.
+const readAction = "read"
+
+// readOn holds no lock while it reads.
+func (a *Agent) readOn(ctx context.Context) error {
+	brief, cancel := context.WithTimeout(ctx, 100*time.Millisecond)
+	release, err := a.flock(brief, "read.lock")
+	cancel()
+	if err != nil {
+		return nil // another one is at it
+	}
+	defer release()
+	a.unlocked = true
+	most, cancel := a.share(ctx, 0.8)
+	_, err = a.candidate(most, nil, nil, false)
+	cancel()
+	found := a.vol.Found
+	unlock, lockErr := a.hold(ctx)
+	if lockErr != nil || found == nil {
+		return errors.Join(err, lockErr)
+	}
+	defer unlock()
+	if a.vol.Found != nil { // else the instance was started anew
+		a.vol.Found = found
+		a.saveVolatile()
+	}
+	return nil
+}
+
 // measure reads this instance's position, through a session if it takes one.
 func (a *Agent) measure(ctx context.Context, f facts, note *baton.Note, full bool) (baton.Candidate, error) {
 	if f.role == standby {
@@ -212,11 +242,12 @@ func (a *Agent) said(ctx context.Context, f facts) (pgdisk.Position, error) {
 	if err != nil {
 		return pgdisk.Position{}, err
 	}
-	tli := v.Timeline
-	if tli == 0 {
-		tli = max(f.control.CheckPointTimeline, f.control.MinRecoveryTimeline)
+	on := pgdisk.TimelineID(0)
+	if v.Streaming {
+		on = v.Timeline
 	}
-	return pgdisk.Position{Timeline: tli, LSN: max(v.Received, v.Replayed)}, nil
+	tli, err := a.timeline(f.control, v.Replayed, on)
+	return pgdisk.Position{Timeline: tli, LSN: max(v.Received, v.Replayed)}, err
 }
 
 // noteFromDisk makes the note of a primary that was shut down cleanly, from pg_control and the record it names.

@@ -50,6 +50,12 @@ func (a *Agent) mourn(ctx context.Context, pm postgres.Postmaster, revivals *[]t
 		return false, err
 	}
 	a.log.Warn("the postmaster died", "pid", pm.PID, "pg_control", ctl.State, "role", held)
+	if crashedPrimary && held == pacemaker.RolePromoted {
+		if _, err := a.killLeftovers(locked); err != nil {
+			// The kernel takes its time with the memory of a large server. What it never lets go, monitor and demote will find.
+			return true, fmt.Errorf("what is left of the server does not end: %w", err)
+		}
+	}
 	switch {
 	case crashedStandby && held != pacemaker.RolePromoted:
 		if !a.mayRevive(revivals) {
@@ -93,9 +99,6 @@ func (a *Agent) mayRevive(revivals *[]time.Time) bool {
 // the standbys connect again.
 func (a *Agent) restartInPlace(ctx context.Context) error {
 	a.change = baton.Change{Kind: baton.RestartInPlace, From: a.inv.Node, To: a.inv.Node}
-	if _, err := a.killLeftovers(ctx); err != nil {
-		return err
-	}
 	if a.vol.Stall != nil {
 		a.vol.Stall = nil // nothing of what hung runs any more
 		a.saveVolatile()
@@ -106,6 +109,9 @@ func (a *Agent) restartInPlace(ctx context.Context) error {
 		a.log.Warn("removed lock files that a server left behind", "files", removed)
 	}
 	size := logSize(a.pg.LogFile)
+	if err := ctx.Err(); err != nil {
+		return err // it hung: whoever waited for the lock may have gone on without it
+	}
 	if err := a.do("spawn", func() (err error) { a.spawned, err = a.pg.Spawn(); return err }); err != nil {
 		return err
 	}
@@ -191,9 +197,9 @@ func (a *Agent) leaveRole(ctx context.Context, noticed time.Time, reason string,
 	a.log.Warn("leaving the role to others", "reason", reason)
 	a.state.Refusal = &baton.Refusal{Reason: reason, Crashed: true, Dead: dead}
 	if err := a.save("save-refusal"); err != nil {
-		return err
+		a.log.Error("why this node leaves the role is not saved", "error", err) // a full disk is no reason to keep it
 	}
-	a.vol.Score, a.vol.Refused = "", noticed
+	a.vol.Score, a.vol.Refused = "", a.clock.Now()
 	locked, cancel := context.WithTimeout(ctx, lockedFor)
 	defer cancel()
 	if err := a.assertScore(locked, 0, true); err != nil {

@@ -188,7 +188,8 @@ func (a *Agent) leaveNote(ctx context.Context, f facts) error {
 	a.details["note"] = a.state.Note.String()
 	a.log.Info("the primary has ended", "note", a.state.Note, "change", a.changeNow())
 	if err := a.save("save-note"); err != nil {
-		return err
+		// The others save it, too, and it can be read again here. A demote that failed now would have nobody hear of it.
+		a.log.Error("note not saved", "error", err)
 	}
 	if err := a.publish(ctx, "publish-note", nil, nil); err != nil {
 		a.log.Warn("note not published; it is on disk and stop publishes it again", "error", err)

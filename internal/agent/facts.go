@@ -179,8 +179,9 @@ func (a *Agent) keepFound(tli pgdisk.TimelineID, end pgdisk.End) {
 	if !end.HasLast {
 		return
 	}
-	a.vol.Found = found(tli, end.Last)
-	a.saveVolatile()
+	if a.vol.Found = found(tli, end.Last); !a.unlocked {
+		a.saveVolatile()
+	}
 }
 
 func found(tli pgdisk.TimelineID, r pgdisk.Record) *journal.Found {

@@ -262,15 +262,17 @@ func (a *Agent) monitorStandby(ctx context.Context, f facts) error {
 	return nil
 }
 
-// remember notes a record of the segment that this standby replays, so that little has to be read of its WAL when the server
-// takes no connections and somebody asks how far that goes: all of them are taken, or it is being started again.
+// remember notes a record of the segment that this standby receives, so that little has to be read of its WAL when the server
+// takes no connections and somebody asks how far that goes: all of them are taken, or it is being started again. What it has
+// received and not replayed may be hours.
 func (a *Agent) remember(f facts, v postgres.StandbyView) {
+	end := max(v.Received, v.Replayed)
 	wal := pgdisk.OpenWAL(a.pg.DataDir, f.control)
-	first, err := wal.FirstRecordIn(v.Timeline, v.Replayed-1)
+	first, err := wal.FirstRecordIn(v.Timeline, end-1)
 	if err != nil || a.vol.Found != nil && a.vol.Found.Timeline == v.Timeline && a.vol.Found.Start >= first {
 		return
 	}
-	if r, err := wal.ReadRecord(v.Timeline, first); err == nil && r.End <= v.Replayed {
+	if r, err := wal.ReadRecord(v.Timeline, first); err == nil && r.End <= end {
 		a.vol.Found = found(v.Timeline, r)
 		a.saveVolatile()
 	}
@@ -354,6 +356,16 @@ func (a *Agent) upkeep(ctx context.Context, f facts, st baton.Standing, status s
 			if err := a.save("learn"); err != nil {
 				return err
 			}
+		}
+	}
+	if st.Primary && a.leaving() {
+		if now.Sub(a.vol.Refused) < tendFor {
+			return nil // its score says that it leaves the role; Pacemaker may not have begun yet
+		}
+		a.log.Warn("nobody has taken the role over: keeping it", "was", a.state.Refusal.Reason)
+		a.state.Refusal = nil
+		if err := a.save("lift-refusal"); err != nil {
+			return err
 		}
 	}
 	score, forbid := baton.Score(st)

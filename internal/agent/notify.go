@@ -302,5 +302,8 @@ func (a *Agent) answerTo(ctx context.Context, challenge *baton.Challenge) error 
 	a.saveVolatile()
 	a.details["answer"] = ans.Position.String()
 	a.log.Info("answering", "to", challenge.Claim.Node, "claim", challenge.Claim, "position", ans.Position, "unfit", ans.Unfit)
+	if ans.Unsure {
+		a.spawnDetached(readAction)
+	}
 	return a.publish(ctx, "publish-answer", nil, ans)
 }

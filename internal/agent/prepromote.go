@@ -97,8 +97,8 @@ func (a *Agent) prePromoteTarget(ctx context.Context) error {
 			return a.refuseBy(ctx, baton.Refusal{Claim: challenge.Claim.Seq, Reason: verdict.Reason, Soon: verdict.Soon || verdict.Unreachable}, verdict.Note)
 		}
 	}
-	if f.role == standby && sess == nil {
-		if why := a.awaitConnections(ctx); why != nil {
+	if f.role == standby {
+		if why := a.awaitReady(ctx, sess); why != nil {
 			return a.refuseBy(ctx, baton.Refusal{Claim: challenge.Claim.Seq, Reason: notReady(why), Starting: true}, verdict.Note)
 		}
 	}
@@ -109,20 +109,47 @@ func (a *Agent) prePromoteTarget(ctx context.Context) error {
 	return nil
 }
 
-// awaitConnections waits until the server can be asked to be promoted. One that recovers from a crash cannot, for as long as
-// that takes: a promote would fail, and go on failing.
-func (a *Agent) awaitConnections(ctx context.Context) error {
+// awaitReady waits until the server can be asked to be promoted. One that recovers from a crash cannot, and one that has
+// gigabytes of WAL to replay would not be done within the time of a promote, which fails then, goes on failing, and has the
+// server begin its replay anew each time.
+func (a *Agent) awaitReady(ctx context.Context, sess *postgres.Session) error {
 	half, cancel := a.share(ctx, 0.5)
 	defer cancel()
-	sess, err := a.connect(half, true)
-	if err == nil {
-		sess.Close()
+	if sess == nil {
+		var err error
+		if sess, err = a.connect(half, true); err != nil {
+			return fmt.Errorf("its server takes no connections yet: %w", err)
+		}
+		defer sess.Close()
 	}
-	return err
+	held := hold{agent: a, sess: sess}
+	var end, left pgdisk.LSN
+	err := a.poll(half, "the replay of its WAL", 50*time.Millisecond, func() (bool, error) {
+		v, err := sess.Standby(half)
+		if err != nil {
+			return false, err
+		}
+		if end = max(end, v.Received); end == 0 { // it has not been through what lay on its disk
+			self, err := a.candidate(half, sess, nil, false)
+			if err != nil {
+				return false, err
+			}
+			end = self.Position.LSN
+		}
+		left = end - min(v.Replayed, end)
+		if left <= replayBytes {
+			return true, nil
+		}
+		return false, held.end(half, v.Replayed)
+	})
+	if err != nil {
+		return fmt.Errorf("it has %d bytes of WAL to replay: %w", left, err)
+	}
+	return nil
 }
 
 func notReady(why error) string {
-	return fmt.Sprintf("nothing speaks against it, but its server takes no connections yet: %v", why)
+	return fmt.Sprintf("nothing speaks against it, but %v", why)
 }
 
 // decideBy asks the rules, and first how the votes are counted where it depends on that.
@@ -376,7 +403,11 @@ func (a *Agent) preDemote(ctx context.Context) error {
 		a.hurrySenders(f)
 	}
 	began := a.clock.Now()
-	if err := a.checkpoint(ctx); err != nil {
+	if unfinished, err := a.checkpoint(ctx); unfinished && mayCallOff {
+		// The shutdown would have to write all that is left of it, be cut short by its time-out, and so become a crash.
+		why := fmt.Sprintf("its own checkpoint has not ended within %s and goes on: order it again when it has, or raise the time-outs of notify and demote", a.clock.Now().Sub(began).Round(time.Second))
+		return a.callOff(ctx, f, target, why)
+	} else if err != nil {
 		a.log.Warn("the shutdown will have more to write", "error", err)
 	}
 	checkpointed := a.clock.Now()
@@ -404,16 +435,18 @@ func (a *Agent) hurrySenders(f facts) {
 	}
 }
 
-// checkpoint takes dirty buffers out of the outage while clients still write.
-func (a *Agent) checkpoint(ctx context.Context) error {
+// checkpoint takes dirty buffers out of the outage while clients still write. It reports whether there were more of them than
+// it had time for.
+func (a *Agent) checkpoint(ctx context.Context) (unfinished bool, err error) {
 	budget, cancel := a.share(ctx, 0.5)
 	defer cancel()
 	sess, err := a.connect(budget, false)
 	if err != nil {
-		return err
+		return false, err
 	}
 	defer sess.Close()
-	return a.do("checkpoint", func() error { return sess.Checkpoint(budget) })
+	err = a.do("checkpoint", func() error { return sess.Checkpoint(budget) })
+	return err != nil && budget.Err() != nil, err
 }
 
 // Limits on how far the target may be behind when the primary is shut down.

@@ -81,12 +81,25 @@ func (a *Agent) promote(ctx context.Context) error {
 	if err := a.do("request-promotion", func() error { return a.pg.RequestPromotion(pm.Process) }); err != nil {
 		return ocf.Errorf(ocf.ErrGeneric, "%w", err)
 	}
+	held := hold{agent: a, sess: sess}
 	err = a.poll(ctx, "PostgreSQL to become writable", 2*time.Millisecond, func() (bool, error) {
 		if !pm.Alive() {
 			return false, fmt.Errorf("the server ended while it was being promoted (log: %s)", a.pg.LogFile)
 		}
 		in, err := sess.InRecovery(ctx)
-		return err == nil && !in, err
+		if err != nil || !in {
+			return err == nil, err
+		}
+		if a.clock.Now().Sub(asked) < heldFor {
+			return false, nil
+		}
+		v, err := sess.Standby(ctx)
+		if err == nil && v.Replayed < q.Self.Position.LSN {
+			if err := held.end(ctx, v.Replayed); err != nil {
+				a.log.Warn("what holds up replay is not ended", "error", err)
+			}
+		}
+		return false, nil // it may be writable by now, and have nothing to say as a standby
 	})
 	if err != nil {
 		return ocf.Errorf(ocf.ErrGeneric, "%w", err)
@@ -195,13 +208,18 @@ func (a *Agent) heard() *journal.Heard {
 	return h
 }
 
-// decide asks the rules, and waits a moment for what may still arrive: pre-promote has waited long before.
+// decide asks the rules, and waits a moment for what may still arrive: pre-promote has waited long before. For answers without
+// which nobody can be promoted it waits longer: a claim that a slow disk takes seconds to store is no reason to fail.
 func (a *Agent) decide(ctx context.Context, sess *postgres.Session, q *baton.Question) (baton.Verdict, error) {
 	var v baton.Verdict
-	brief, cancel := context.WithTimeout(ctx, time.Second)
+	brief, cancel := a.share(ctx, 0.3)
 	defer cancel()
+	began := a.clock.Now()
 	err := a.poll(brief, "answers or WAL", 10*time.Millisecond, func() (bool, error) {
 		if v = a.decideBy(ctx, q); v.Outcome != baton.Wait {
+			return true, nil
+		}
+		if a.clock.Now().Sub(began) > time.Second && (v.Answered || v.Behind || v.Unreachable) {
 			return true, nil
 		}
 		next, err := a.question(ctx, sess)

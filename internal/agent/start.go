@@ -101,7 +101,9 @@ func (a *Agent) startAsStandby(ctx context.Context) error {
 	if err := a.mendHistory(ctx, ctl); err != nil {
 		a.log.Error("history of this instance's timeline", "error", err)
 	}
-	a.vol.Found = nil // of the data directory that was there before
+	if a.inv.Action == "start" || a.inv.Action == rejoinAction {
+		a.vol.Found = nil // the data directory may be another one
+	}
 	a.readRest(ctx, ctl)
 	changed := a.identify(ctl)
 	changed = a.settleOwnClaims(ctl) || changed
@@ -212,14 +214,20 @@ func (a *Agent) started(ctx context.Context) error {
 	return nil
 }
 
-// awaitRecovery waits until the server has begun recovery. size is that of its log before it was started.
+// awaitRecovery waits until the server has begun recovery. size is that of its log before it was started. One that takes long
+// for it and lives is taken for one that will: with hundreds of gigabytes of shared memory to set up, or of temporary files to
+// remove, that is a minute's work, and neither a failed start nor a reason to give a crashed primary up.
 func (a *Agent) awaitRecovery(ctx context.Context, size int64) error {
 	var startup postgres.Process
 	var since time.Time
-	return a.poll(ctx, "the server to begin recovery", 5*time.Millisecond, func() (bool, error) {
+	half, cancel := a.share(ctx, 0.5)
+	defer cancel()
+	lives := false
+	err := a.poll(half, "the server to begin recovery", 5*time.Millisecond, func() (bool, error) {
+		lives = false
 		pm, err := a.pg.Postmaster()
 		if errors.Is(err, postgres.ErrNotRunning) {
-			if a.spawned.Alive() {
+			if lives = a.spawned.Alive(); lives {
 				return false, nil // about to show up
 			}
 			return false, a.diedAtStart(size)
@@ -227,6 +235,7 @@ func (a *Agent) awaitRecovery(ctx context.Context, size int64) error {
 		if err != nil {
 			return false, err
 		}
+		lives = true
 		if pm.Status == "ready" || pm.Status == "standby" {
 			return true, nil
 		}
@@ -243,6 +252,11 @@ func (a *Agent) awaitRecovery(ctx context.Context, size int64) error {
 		recovering := err == nil && (ctl.State == pgdisk.InArchiveRecovery || ctl.State == pgdisk.InCrashRecovery)
 		return recovering || a.clock.Now().Sub(since) > time.Second, nil
 	})
+	if err != nil && lives && half.Err() != nil {
+		a.log.Warn("the server lives, and has not begun recovery yet", "waited", err)
+		return nil
+	}
+	return err
 }
 
 // learnRecorded takes over the claims that were made while this node ran no instance.

@@ -173,6 +173,16 @@ func (s *Session) Standby(ctx context.Context) (StandbyView, error) {
 	return v, nil
 }
 
+// EndTransactions ends all other sessions of clients that are in a transaction, and reports how many there were.
+func (s *Session) EndTransactions(ctx context.Context) (int, error) {
+	r, err := s.Row(ctx, `select count(pg_catalog.pg_terminate_backend(pid)) from pg_catalog.pg_stat_activity
+ where backend_type = 'client backend' and pid <> pg_catalog.pg_backend_pid() and xact_start is not null`)
+	if err != nil || len(r) != 1 {
+		return 0, err
+	}
+	return strconv.Atoi(r[0])
+}
+
 // Sender is the primary's view of one standby (pg_stat_replication).
 type Sender struct {
 	Name     string // application_name
