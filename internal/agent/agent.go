@@ -54,6 +54,7 @@ type Agent struct {
 	// resting is where the instance ended, as long as pg_control is restingControl: reading the WAL of a crashed one takes long.
 	resting        *baton.Candidate
 	restingControl pgdisk.Control
+	undelayed      bool         // recovery_min_apply_delay is out of force
 	restless       error        // why that is not known, where reading on would take as long again
 	votes          *baton.Votes // once they were counted
 	online         []string     // the members of the cluster, once they were asked for

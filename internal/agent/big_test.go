@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -39,9 +40,18 @@ func TestAwaitReady(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer reader.Close()
-	if _, err := reader.Row(t.Context(), "SELECT pg_wal_replay_pause()"); err != nil {
-		t.Fatal(err)
+	startup := func(sig syscall.Signal) {
+		t.Helper()
+		pm, err := i.Postmaster()
+		proc, ok := startupProcess(pm)
+		if err != nil || !ok {
+			t.Fatalf("no startup process (%v)", err)
+		}
+		if err := proc.Signal(sig); err != nil {
+			t.Fatal(err)
+		}
 	}
+	startup(syscall.SIGSTOP)
 	p.query(old, "SELECT count(pg_logical_emit_message(false, 'test', repeat('x', 1000000))) FROM generate_series(1, 100)")
 	p.await(i, "SELECT pg_wal_lsn_diff(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn()) > 90000000", "t")
 	if _, err := reader.Rows(t.Context(), "BEGIN"); err != nil {
@@ -54,11 +64,20 @@ func TestAwaitReady(t *testing.T) {
 	if _, err := reader.Row(t.Context(), "SELECT 1"); err == nil {
 		t.Error("a session in a transaction goes on, and may be what holds up the replay")
 	}
-	if _, err := sess.Row(t.Context(), "SELECT pg_wal_replay_resume()"); err != nil {
-		t.Fatal(err)
-	}
+	startup(syscall.SIGCONT)
 	if err := a.awaitReady(within(t, 40*time.Second), sess); err != nil {
 		t.Errorf("once it replays: %v", err)
+	}
+
+	// What a promotion would not wait for is not waited for: a pause, and recovery_min_apply_delay.
+	for _, how := range []string{"SELECT pg_wal_replay_pause()", "ALTER SYSTEM SET recovery_min_apply_delay = '1h'"} {
+		p.query(i, how, "SELECT pg_reload_conf()")
+		p.query(old, "SELECT count(pg_logical_emit_message(true, 'test', repeat('x', 1000000))) FROM generate_series(1, 100)", "SELECT count(pg_logical_emit_message(true, 'test', repeat('x', 1000000))) FROM generate_series(1, 100)")
+		p.await(i, "SELECT pg_wal_lsn_diff(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn()) > 90000000", "t")
+		b, _ := p.agent(i, "n2", "notify")
+		if err := b.awaitReady(within(t, 20*time.Second), sess); err != nil {
+			t.Errorf("after %s: %v", how, err)
+		}
 	}
 }
 

@@ -140,6 +140,9 @@ func (a *Agent) awaitReady(ctx context.Context, sess *postgres.Session) error {
 		if left <= replayBytes {
 			return true, nil
 		}
+		if err := a.noDelay(); err != nil {
+			return false, err
+		}
 		return false, held.end(half, v.Replayed)
 	})
 	if err != nil {

@@ -21,7 +21,27 @@ type hold struct {
 	since time.Time
 }
 
-// end ends all sessions in a transaction when replay has stood still for a while.
+// noDelay takes recovery_min_apply_delay out of force, as a promotion does: what it would have replayed at once must not be waited
+// for.
+func (a *Agent) noDelay() error {
+	if delay := a.pg.Settings()["recovery_min_apply_delay"]; a.undelayed || delay == "" || delay == "0" {
+		return nil
+	}
+	f, err := a.look()
+	if err != nil {
+		return err
+	}
+	a.undelayed = true
+	return a.do("override", func() error {
+		if err := a.override(standbySetting, [2]string{"recovery_min_apply_delay", "0"}); err != nil {
+			return err
+		}
+		return f.postmaster.Signal(postgres.Reload)
+	})
+}
+
+// end lets replay go on that has stood still for a while: that is paused, as a promotion does, and else by the end of all sessions
+// in a transaction.
 func (h *hold) end(ctx context.Context, replayed pgdisk.LSN) error {
 	now := h.agent.clock.Now()
 	if replayed != h.at || h.since.IsZero() {
@@ -32,6 +52,10 @@ func (h *hold) end(ctx context.Context, replayed pgdisk.LSN) error {
 		return nil
 	}
 	h.since = now
+	if was, err := h.sess.ResumeReplay(ctx); err != nil || was {
+		h.agent.log.Warn("replay was paused, and goes on for the promotion", "replayed", replayed, "error", err)
+		return err
+	}
 	return h.agent.do("end-queries", func() error {
 		n, err := h.sess.EndTransactions(ctx)
 		if n > 0 {

@@ -105,7 +105,7 @@ func (a *Agent) readRest(ctx context.Context, ctl pgdisk.Control) {
 	limited, cancel := a.share(ctx, restShare)
 	defer cancel()
 	if _, err := a.atRest(limited, ctl); err != nil && limited.Err() != nil {
-		a.restless, a.restingControl = err, ctl
+		a.resting, a.restless, a.restingControl = nil, err, ctl
 	}
 }
 

@@ -173,6 +173,16 @@ func (s *Session) Standby(ctx context.Context) (StandbyView, error) {
 	return v, nil
 }
 
+// ResumeReplay lets a paused replay go on, and reports whether it was paused.
+func (s *Session) ResumeReplay(ctx context.Context) (was bool, err error) {
+	r, err := s.Row(ctx, "select pg_catalog.pg_is_wal_replay_paused()")
+	if err != nil || len(r) != 1 || r[0] != "t" {
+		return false, err
+	}
+	_, err = s.Row(ctx, "select pg_catalog.pg_wal_replay_resume()")
+	return true, err
+}
+
 // EndTransactions ends all other sessions of clients that are in a transaction, and reports how many there were.
 func (s *Session) EndTransactions(ctx context.Context) (int, error) {
 	r, err := s.Row(ctx, `select count(pg_catalog.pg_terminate_backend(pid)) from pg_catalog.pg_stat_activity
