@@ -77,9 +77,9 @@ func (a *Agent) look() (facts, error) {
 	return f, nil
 }
 
-// candidate reads where this instance's WAL ends; if ctx ends before that, its position is how far it came. With a session to a server in recovery it starts at the replay
-// position, otherwise at what pg_control vouches for. full asks for the last record even if it lies before the replay
-// position.
+// candidate reads where this instance's WAL ends; if ctx ends before that, its position is how far it came. With a session to a
+// server in recovery it starts at the replay position, otherwise at what pg_control vouches for. full asks for the last record
+// even if it lies before the replay position.
 func (a *Agent) candidate(ctx context.Context, sess *postgres.Session, note *baton.Note, full bool) (baton.Candidate, error) {
 	c := baton.Candidate{Node: a.inv.Node, Left: a.state.Left, Informed: a.informed()}
 	ctl, err := pgdisk.ReadControl(a.pg.DataDir)

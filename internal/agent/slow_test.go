@@ -6,17 +6,25 @@ import (
 
 	"github.com/pgbaton/pgbaton/internal/baton"
 	"github.com/pgbaton/pgbaton/internal/pgdisk"
+	"github.com/pgbaton/pgbaton/internal/postgres"
 )
+
+// crashedWithMuch is a primary that crashed with 500 MB of WAL behind its last checkpoint.
+func (p place) crashedWithMuch() *postgres.Instance {
+	p.t.Helper()
+	i := p.primary("-c", "max_wal_size=8GB", "-c", "checkpoint_timeout=1h")
+	p.query(i, "CHECKPOINT", "SELECT count(pg_logical_emit_message(false, 'test', repeat('x', 1000000))) FROM generate_series(1, 500)")
+	if _, err := i.KillLeftovers(p.t.Context()); err != nil {
+		p.t.Fatal(err)
+	}
+	return i
+}
 
 // Ensure a node that has much WAL to read says that it does not know yet how far that goes, and neither that it is unfit,
 // which would have another one promoted over what it has, nor that it ends where the reading did. What was read is not read again.
 func TestAnswer_Slow(t *testing.T) {
 	p := newPlace(t)
-	i := p.primary("-c", "max_wal_size=8GB", "-c", "checkpoint_timeout=1h")
-	p.query(i, "CHECKPOINT", "SELECT count(pg_logical_emit_message(false, 'test', repeat('x', 1000000))) FROM generate_series(1, 500)")
-	if _, err := i.KillLeftovers(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	i := p.crashedWithMuch()
 	all, _ := p.agent(i, "n1", "notify")
 	began := time.Now()
 	want, err := all.candidate(t.Context(), nil, nil, false)
@@ -71,11 +79,7 @@ func TestAnswer_Slow(t *testing.T) {
 // Ensure a start does not spend its time on the WAL of a crashed instance, which the server has to read as well.
 func TestReadRest(t *testing.T) {
 	p := newPlace(t)
-	i := p.primary("-c", "max_wal_size=8GB", "-c", "checkpoint_timeout=1h")
-	p.query(i, "CHECKPOINT", "SELECT count(pg_logical_emit_message(false, 'test', repeat('x', 1000000))) FROM generate_series(1, 500)")
-	if _, err := i.KillLeftovers(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	i := p.crashedWithMuch()
 	ctl, err := pgdisk.ReadControl(i.DataDir)
 	if err != nil {
 		t.Fatal(err)
