@@ -70,9 +70,9 @@ type walRecord struct {
 }
 
 var (
-	dumpLine = regexp.MustCompile(`(?m)lsn: ([0-9A-F]+/[0-9A-F]+), prev [0-9A-F]+/[0-9A-F]+, desc: (.*)$`)
-	// Where pg_waldump expected the next record. The words depend on what is there: zeros, or an older segment's bytes.
-	dumpEnd = regexp.MustCompile(`(?s)error in WAL record at [0-9A-F]+/[0-9A-F]+: .*? at ([0-9A-F]+/[0-9A-F]+)`)
+	dumpLine = regexp.MustCompile(`(?m)len \(rec/tot\): *\d+/ *(\d+), .*lsn: ([0-9A-F]+/[0-9A-F]+), prev [0-9A-F]+/[0-9A-F]+, desc: (.*)$`)
+	// The last valid record, behind which pg_waldump found none; or all of a segment was read, and there is no next one.
+	dumpEnd = regexp.MustCompile(`error in WAL record at ([0-9A-F]+/[0-9A-F]+): |could not find file`)
 )
 
 // lastRecord reads the last record of a timeline in a node's pg_wal with pg_waldump, looking from shortly before a
@@ -84,13 +84,60 @@ func (s *scenario) lastRecord(node string, timeline uint32, near uint64) walReco
 	from := max((near-1)/segment*segment, (near-min(near, 64<<10))/8192*8192)
 	cmd := s.waldump(node, timeline, from)
 	out, _ := cmd.CombinedOutput() // it ends with an error where the WAL ends
-	lines := dumpLine.FindAllStringSubmatch(string(out), -1)
-	end := dumpEnd.FindStringSubmatch(string(out))
+	last, err := lastDumped(string(out), segment)
+	if err != nil {
+		s.t.Fatalf("%s: %v: %s", cmd, err, out)
+	}
+	return last
+}
+
+// lastDumped is the last record that pg_waldump printed. Where it ends follows from its length: the message behind it names
+// that place only sometimes, and no position at all where the record fills its page.
+func lastDumped(out string, segment uint64) (walRecord, error) {
+	lines := dumpLine.FindAllStringSubmatch(out, -1)
+	end := dumpEnd.FindStringSubmatch(out)
 	if len(lines) == 0 || end == nil {
-		s.t.Fatalf("%s: no record and an end expected: %s", cmd, out)
+		return walRecord{}, errors.New("a record and an end expected")
 	}
 	last := lines[len(lines)-1]
-	return walRecord{start: parseLSN(s.t, last[1]), end: parseLSN(s.t, end[1]), desc: last[2]}
+	total, err1 := strconv.ParseUint(last[1], 10, 32)
+	start, err2 := readLSN(last[2])
+	if err := errors.Join(err1, err2); err != nil {
+		return walRecord{}, err
+	}
+	if at := end[1]; at != "" && at != formatLSN(start) {
+		return walRecord{}, fmt.Errorf("it ended after the record at %s, and printed none after that at %s", at, formatLSN(start))
+	}
+	return walRecord{start: start, end: recordEnd(start, total, segment), desc: last[3]}, nil
+}
+
+// Ensure what pg_waldump 15 says of the last record is understood, whatever it met behind it. (Shutdown checkpoints of one
+// server, each at another distance from its page's end; and the messages for a record that goes on to a page that is missing.)
+func TestLastDumped(t *testing.T) {
+	const checkpoint = "rmgr: XLOG        len (rec/tot):    114/   114, tx:          0, lsn: 0/0%X, prev 0/02001B60, desc: CHECKPOINT_SHUTDOWN redo 0/%[1]X; tli 1; shutdown\n"
+	for _, tt := range []struct {
+		start, end uint64
+		message    string
+	}{
+		{0x2001F70, 0x2001FE8, "pg_waldump: error: error in WAL record at 0/2001F70: invalid record length at 0/2001FE8: wanted 24, got 0\n"},
+		{0x2001F78, 0x2001FF0, "pg_waldump: error: error in WAL record at 0/2001F78: invalid record length at 0/2001FF0: wanted 24, got 0\n"},
+		{0x2001F88, 0x2002000, "pg_waldump: error: error in WAL record at 0/2001F88: invalid magic number 0000 in log segment 000000010000000000000002, offset 8192\n"},
+		{0x2001F78, 0x2001FF0, "pg_waldump: error: error in WAL record at 0/2001F78: unexpected pageaddr 0/1002000 in log segment 000000010000000000000002, offset 8192\n"},
+		{0x2001F70, 0x2001FE8, "pg_waldump: error: error in WAL record at 0/2001F70: there is no contrecord flag at 0/2002000\n"},
+		{0x2001FB0, 0x2002040, "pg_waldump: error: error in WAL record at 0/2001FB0: invalid record length at 0/2002040: wanted 24, got 0\n"},
+		{0x2FFFFB0, 0x3000050, "pg_waldump: error: error in WAL record at 0/2FFFFB0: invalid record length at 0/3000050: wanted 24, got 0\n"},
+		{0x2FFFF88, 0x3000000, "pg_waldump: fatal: could not find file \"000000010000000000000003\": No such file or directory\n"},
+	} {
+		got, err := lastDumped(fmt.Sprintf(checkpoint, tt.start)+tt.message, 16<<20)
+		if err != nil || got.start != tt.start || got.end != tt.end {
+			t.Errorf("%s: got %X to %X, %v; expected the end at %X", tt.message, got.start, got.end, err, tt.end)
+		}
+	}
+	for _, message := range []string{"", "pg_waldump: error: error in WAL record at 0/2002000: invalid record length at 0/2002078: wanted 24, got 0\n"} {
+		if got, err := lastDumped(fmt.Sprintf(checkpoint, 0x2001F88)+message, 16<<20); err == nil {
+			t.Errorf("%q: got %+v, expected an error: it printed no end of this record", message, got)
+		}
+	}
 }
 
 // proven checks a handover with pg_waldump and a .history file alone: the new primary's timeline forks from the old one
@@ -148,7 +195,7 @@ func (s *scenario) walBetween(node string, timeline uint32, from, to uint64) (fi
 		s.t.Fatal(err)
 	}
 	for _, m := range dumpLine.FindAllStringSubmatch(string(out), -1) {
-		at := parseLSN(s.t, m[1])
+		at := parseLSN(s.t, m[2])
 		if first == 0 {
 			first = at
 		}
@@ -162,13 +209,21 @@ func (s *scenario) walBetween(node string, timeline uint32, from, to uint64) (fi
 
 func parseLSN(t testing.TB, text string) uint64 {
 	t.Helper()
+	lsn, err := readLSN(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return lsn
+}
+
+func readLSN(text string) (uint64, error) {
 	high, low, ok := strings.Cut(text, "/")
 	hi, err1 := strconv.ParseUint(high, 16, 32)
 	lo, err2 := strconv.ParseUint(low, 16, 32)
 	if !ok || err1 != nil || err2 != nil {
-		t.Fatalf("%q is no position in WAL", text)
+		return 0, fmt.Errorf("%q is no position in WAL", text)
 	}
-	return hi<<32 | lo
+	return hi<<32 | lo, nil
 }
 
 func formatLSN(lsn uint64) string { return fmt.Sprintf("%X/%X", lsn>>32, lsn&0xFFFFFFFF) }
