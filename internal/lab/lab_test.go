@@ -75,6 +75,7 @@ func TestLab(t *testing.T) {
 	t.Run("nodes are apart from the host", func(t *testing.T) { testApart(t, l) })
 	t.Run("move under load", func(t *testing.T) { testMove(t, l) })
 	t.Run("cut and heal", func(t *testing.T) { testCut(t, l) })
+	t.Run("half a record", func(t *testing.T) { testHalfRecord(t, l) })
 	t.Run("power off and on", func(t *testing.T) { testPower(t, l) })
 	t.Run("reset", func(t *testing.T) { testReset(t, l) })
 	t.Run("the oracle sees", func(t *testing.T) { testOracle(t, l) })
@@ -197,6 +198,26 @@ func testCut(t *testing.T, l *lab.Lab) {
 	must(t, l.HealAll(ctx))
 	expect("all healed", true, "n3", n1)
 	must(t, l.WaitAllStreaming(ctx))
+}
+
+// testHalfRecord: the WAL writer flushes a record up to the end of a page, and the transaction that would have the rest
+// flushed goes on.
+func testHalfRecord(t *testing.T, l *lab.Lab) {
+	ctx := within(t, 30*time.Second)
+	primary, err := l.WaitPromoted(ctx, "")
+	must(t, err)
+	ended := make(chan error, 1)
+	go func() {
+		_, err := l.SQL(ctx, primary, "SELECT pg_logical_emit_message(false, 'test', repeat('a', 20000)), pg_sleep(8)")
+		ended <- err
+	}()
+	defer func() { must(t, <-ended) }()
+	time.Sleep(time.Second)
+	began := time.Now()
+	must(t, l.WaitAllStreaming(ctx))
+	if took := time.Since(began); took > 3*time.Second {
+		t.Errorf("all stream after %s, expected at once: it is the lab that ends the record", took)
+	}
 }
 
 func testPower(t *testing.T, l *lab.Lab) {

@@ -365,7 +365,9 @@ func (l *Lab) Healthy(ctx context.Context) error {
 	case s.VIP != p[0]:
 		add("%s is primary, the virtual IP is on %q", p[0], s.VIP)
 	default:
-		if err := l.allStream(ctx, p[0]); err != nil {
+		soon, cancel := context.WithTimeout(ctx, 2*time.Second) // to replay what was flushed just now
+		defer cancel()
+		if err := Poll(soon, 100*time.Millisecond, func() error { return l.allStream(soon, p[0]) }); err != nil {
 			add("%v", err)
 		}
 	}
