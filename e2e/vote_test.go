@@ -28,6 +28,11 @@ func TestTwoAndAVote(t *testing.T) {
 	first, second := s.old, s.others[0]
 	s.sql(first, "CREATE TABLE votes (what text)")
 	row := func(node, what string) { s.sql(node, "INSERT INTO votes VALUES ('"+what+"')") }
+	primary := func(node string) {
+		s.promoted(node)
+		s.must(c.lab.WaitAllStreaming(s.within(healLimit)))
+		s.stage("%s is primary, the other follows", node)
+	}
 	s.stage("%s is primary, %s its standby", first, second)
 
 	// The standby was gone for long when the primary goes.
@@ -37,9 +42,7 @@ func TestTwoAndAVote(t *testing.T) {
 	s.powerOn(second)
 	s.alone(second, first)
 	s.powerOn(first)
-	s.promoted(first)
-	s.must(c.lab.WaitAllStreaming(s.within(healLimit)))
-	s.stage("%s is back, and primary", first)
+	primary(first)
 
 	// The survivor takes over, and is lost itself.
 	s.settled()
@@ -59,24 +62,20 @@ func TestTwoAndAVote(t *testing.T) {
 	s.powerOn(first)
 	s.alone(first, second)
 	s.powerOn(second)
-	s.promoted(second)
-	s.must(c.lab.WaitAllStreaming(s.within(healLimit)))
-	s.stage("%s is back, and primary", second)
+	primary(second)
 
 	// And with the note of its own clean end.
 	s.settled()
 	s.move(first)
-	s.promoted(first)
-	s.run(first, "crm_resource", "--clear", "-r", lab.Clone)
-	s.must(c.lab.WaitAllStreaming(s.within(healLimit)))
+	primary(first)
+	s.clear()
 	s.powerOff(second)
 	row(first, "after the handover")
 	s.powerOff(first)
 	s.powerOn(second)
 	s.alone(second, first)
 	s.powerOn(first)
-	s.promoted(first)
-	s.must(c.lab.WaitAllStreaming(s.within(healLimit)))
+	primary(first)
 	for _, n := range c.lab.Instances() {
 		if got := s.sql(n, "SELECT string_agg(what, ', ' ORDER BY what) FROM votes"); got != "after the handover, alone, survivor" {
 			t.Errorf("%s has the rows %q, expected all three", n, got)
