@@ -29,7 +29,8 @@ the proof that the new primary has everything the old one is primary again.
   pgbaton switchover --to n2 --yes   for scripts
   pgbaton switchover --dry-run       only look
 
-It may be ended at any time. After Ctrl-C, and if it is killed or its node dies, the
+It may be ended at any time. Before anything was stopped, Ctrl-C, SIGTERM and --timeout
+take the order back (exit code 4). After that, and if it is killed or its node dies, the
 handover goes on to its end, and the constraint ends by itself within a minute. Of two
 that are started at once one is refused.
 

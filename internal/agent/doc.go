@@ -2,6 +2,6 @@
 // internal/baton, and carries out what they say through small effects: a signal, a file, an attribute, a query. Order,
 // loops and deadlines stand here; one goroutine, no globals.
 //
-// Every effect that changes something outside this process goes through [Agent.do] under a name of its own. The list of
-// names is the table of effects in docs/protocol.md, and what the tests kill the agent before and after.
+// What changes something outside this process goes through [Agent.do] under a name of its own. The list of
+// names is the table of effects in docs/effects.md, and what the tests kill the agent before and after.
 package agent

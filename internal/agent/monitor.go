@@ -579,7 +579,7 @@ func (a *Agent) mayLift(ctx context.Context, st baton.Standing, timeline pgdisk.
 		if who == a.inv.Node {
 			who = "the nodes that have more"
 		}
-		a.wayOut = fmt.Sprintf("; the way out: let %s come back (crm_standby -D -N NODE for a standby, crm_resource --clear -r CLONE for a ban), or pgbaton promote --accept-data-loss %s", who, a.inv.Node)
+		a.wayOut = wayOut(*a.state.Refusal, who, a.inv.Node)
 	}
 	proven := false
 	if note != nil {
@@ -604,4 +604,16 @@ func (a *Agent) mayLift(ctx context.Context, st baton.Standing, timeline pgdisk.
 	}
 	streamsCurrent := st.Streaming && (newest == 0 || timeline >= newest)
 	return a.state.Refusal.Lift(primaryExists || st.Streaming, streamsCurrent, favoured, underWay && patient, note, proven), nil
+}
+
+// wayOut is what a person can do about a node's refusal while there is no primary; who has what it lacks.
+func wayOut(r baton.Refusal, who, node string) string {
+	if r.Starting {
+		return "; wait: it is promoted by itself when it can be"
+	}
+	text := fmt.Sprintf("; the way out: let %s come back (crm_standby -D -N NODE for a standby, crm_resource --clear -r CLONE for a ban), or pgbaton promote --accept-data-loss %s", who, node)
+	if r.Soon {
+		text = "; it is tried again every few seconds" + text
+	}
+	return text
 }

@@ -328,8 +328,12 @@ func (a *Agent) conclude(ctx context.Context, sess *postgres.Session, claim bato
 			a.log.Error("promoted", "change", a.changeNow(), "timeline", claim.Timeline, "result", a.details["result"])
 		}
 	} else {
-		a.details["missing_bytes"] = strconv.FormatInt(v.Missing, 10)
-		a.log.Info("promoted", "change", a.changeNow(), "timeline", claim.Timeline, "switch_point", claim.Switch, "missing_bytes", v.Missing, "result", v.Reason)
+		missing := "not known"
+		if v.Measured || v.Missing > 0 {
+			missing = strconv.FormatInt(v.Missing, 10)
+			a.details["missing_bytes"] = missing
+		}
+		a.log.Info("promoted", "change", a.changeNow(), "timeline", claim.Timeline, "switch_point", claim.Switch, "missing_bytes", missing, "result", v.Reason)
 	}
 	if ctl, err := pgdisk.ReadControl(a.pg.DataDir); err == nil {
 		claim.CRC = a.identity(pgdisk.OpenWAL(a.pg.DataDir, ctl), claim.Timeline)

@@ -142,15 +142,15 @@ func (a *Agent) recoverCrash(ctx context.Context, ctl pgdisk.Control, src rewind
 	if _, err := a.pg.RemoveStaleLocks(); err != nil {
 		return ctl, err
 	}
-	// A single-user server refuses to be a standby. Every start writes the file again.
-	if err := os.Remove(filepath.Join(a.pg.DataDir, "standby.signal")); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return ctl, err
-	}
 	err := a.noteRecovered(ctx)
 	if err != nil {
 		return ctl, err
 	}
 	err = a.do("crash-recovery", func() error {
+		// A single-user server refuses to be a standby. Every start writes the file again.
+		if err := os.Remove(filepath.Join(a.pg.DataDir, "standby.signal")); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
 		out, err := src.tool.Run(ctx, a.pg, "postgres", a.pg.SingleUserArgs()...)
 		if err != nil {
 			return src.why(out, err)

@@ -49,6 +49,8 @@ func (a *Agent) putAside(ctl pgdisk.Control, fork forkPoint, r *journal.Rewind) 
 		case strings.HasSuffix(e.Name(), ".history"):
 			older = append(older, e.Name())
 		case !ok || (t != tip && !ancestor) || start < fork.checkpoint-fork.checkpoint%size:
+		case !pgdisk.HoldsWAL(filepath.Join(a.walDir(), e.Name()), start):
+			// An older file that was renamed for WAL to come.
 		case t >= fork.timeline && start >= fork.at-fork.at%size:
 			lost = append(lost, e.Name())
 		default:

@@ -109,13 +109,19 @@ func TestRewind_Killed(t *testing.T) {
 		}
 	}
 	mustNotStart("diverged")
+	// What PostgreSQL makes ahead for WAL to come is no WAL that is lost.
+	made := recycled(t, old)
 	lock, err := os.Create(filepath.Join(p.dir, "lock"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer lock.Close()
-	if _, err := a.prepareRewind(within(t, time.Minute), a.rewindSource(lock)); err != nil {
+	r, err := a.prepareRewind(within(t, time.Minute), a.rewindSource(lock))
+	if err != nil {
 		t.Fatal(err)
+	}
+	if kept, err := filepath.Glob(filepath.Join(r.Keep, strings.Repeat("?", segmentName))); err != nil || len(kept) == 0 || slices.Contains(kept, filepath.Join(r.Keep, made)) {
+		t.Errorf("kept: %q (%v), expected the WAL from %s on, and not %s, an old file of another name", kept, err, r.Fork, made)
 	}
 	killed := 0
 	for limit := 300 * time.Millisecond; ; limit = limit * 3 / 2 {
@@ -177,6 +183,27 @@ func TestRewind_Killed(t *testing.T) {
 	if a.state.Rewound != "x" {
 		t.Errorf("rewound for the claim %q, expected x", a.state.Rewound)
 	}
+}
+
+// recycled renames a copy of an older WAL segment for WAL to come, as a checkpoint does, and returns the new name.
+func recycled(t *testing.T, i *postgres.Instance) string {
+	t.Helper()
+	ctl, err := pgdisk.ReadControl(i.DataDir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	wal := filepath.Join(i.DataDir, "pg_wal")
+	segment := func(lsn pgdisk.LSN) string { return pgdisk.SegmentName(ctl.CheckPointTimeline, lsn, ctl.SegmentSize) }
+	name := segment(ctl.CheckPoint + 8*pgdisk.LSN(ctl.SegmentSize))
+	b, err := os.ReadFile(filepath.Join(wal, segment(ctl.Redo)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	to := filepath.Join(wal, name)
+	if err := errors.Join(os.WriteFile(to, b, 0o600), os.Lchown(to, int(i.Owner.UID), int(i.Owner.GID))); err != nil {
+		t.Fatal(err)
+	}
+	return name
 }
 
 // Ensure that no password of a connection string is in what is said of a program that failed.

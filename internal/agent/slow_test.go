@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"strings"
 	"testing"
 	"time"
 
@@ -119,6 +120,23 @@ func TestStop_Withdraws(t *testing.T) {
 		}
 		if n := len(m.published); n == 0 || len(m.published[n-1].Claims) != 2 || m.published[n-1].Claims[1].State != baton.Withdrawn {
 			t.Errorf("published of a claim that was %s: %+v, want that it was withdrawn", state, m.published)
+		}
+	}
+}
+
+// Ensure nobody is told to accept a loss where time alone is missing.
+func TestWayOut(t *testing.T) {
+	const accept, again = "pgbaton promote --accept-data-loss n2", "tried again every few seconds"
+	for _, tt := range []struct {
+		r             baton.Refusal
+		accept, again bool
+	}{
+		{baton.Refusal{Reason: "n2 lacks the last 8 bytes"}, true, false},
+		{baton.Refusal{Reason: "how far the WAL of n1 goes is not known yet", Soon: true}, true, true},
+		{baton.Refusal{Reason: "its server takes no connections yet", Starting: true}, false, false},
+	} {
+		if got := wayOut(tt.r, "n1", "n2"); strings.Contains(got, accept) != tt.accept || strings.Contains(got, again) != tt.again {
+			t.Errorf("%+v: %q", tt.r, got)
 		}
 	}
 }

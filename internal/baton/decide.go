@@ -55,6 +55,8 @@ type Verdict struct {
 	// Unreachable, with Wait: no quorum can come of the nodes that may still answer.
 	Unreachable bool
 	Missing     int64 // bytes of WAL that the last primary is known to have had and Self lacks, in an election
+	// Measured: how far the last primary was is known, by its own word or its note. Without, a Missing of 0 says nothing.
+	Measured bool
 }
 
 // Decide is the rule by which an instance becomes primary.
@@ -95,7 +97,7 @@ func decide(q Question, know Knowledge) Verdict {
 	if q.Ordered != nil && q.Ordered.Stake == know.Stake(q.Challenge.Nonce) {
 		lost := missing(q.Self, know)
 		return Verdict{
-			Outcome: Promote, Avoid: avoid, Missing: lost,
+			Outcome: Promote, Avoid: avoid, Missing: lost, Measured: measured(q.Self, know, note),
 			Reason: fmt.Sprintf("%s ordered it and accepted a loss of at least %d bytes of WAL", q.Ordered.By, lost),
 		}
 	}
@@ -319,18 +321,18 @@ func elect(q Question, know Knowledge, answers map[string]Answer, avoid []Claim,
 			return refuse("nobody who answered saw how %s ended, and from %s, which is there, no answer has come", who, names(absent))
 		}
 	}
-	missing := missing(q.Self, know)
+	missing, measured := missing(q.Self, know), measured(q.Self, know, note)
 	if q.MaxLag > 0 && missing > q.MaxLag {
 		return refuse("%s lacks at least %d bytes that the last primary had, maxlag allows %d", q.Self.Node, missing, q.MaxLag)
 	}
 	lost := "what is lost is not known: nobody has heard how far the last primary was"
 	if missing > 0 {
 		lost = fmt.Sprintf("at least %d bytes of WAL are lost", missing)
-	} else if know.Primary.Timeline != 0 {
+	} else if measured {
 		lost = "nothing is known to be lost"
 	}
 	reason := fmt.Sprintf("%s has the best position of %d that answered, %s; %v; %s", q.Self.Node, len(answers), q.Self.Position, noteErr, lost)
-	return Verdict{Outcome: Promote, Avoid: avoid, Missing: missing, Reason: reason}
+	return Verdict{Outcome: Promote, Avoid: avoid, Missing: missing, Measured: measured, Reason: reason}
 }
 
 // heardOfAll reports whether so many participants have said what they know that any claim is known to one of them: a quorum
@@ -386,6 +388,12 @@ func missing(self Candidate, know Knowledge) int64 {
 		}
 	}
 	return int64(end - self.Position.LSN)
+}
+
+// measured reports whether anybody knows how far the last primary was: by the word that it publishes with maxlag, or by a note
+// that nobody used up.
+func measured(self Candidate, know Knowledge, note *Note) bool {
+	return note != nil || know.Primary.Timeline != 0 && know.Primary.Timeline >= self.Position.Timeline
 }
 
 // ancestry checks the candidate against the timelines that may hold rows, newest attempt first. Once it descends from

@@ -48,6 +48,37 @@ func TestDecide_Recorded(t *testing.T) {
 	}
 }
 
+// Ensure a loss of 0 bytes is told from one that nobody can measure.
+func TestDecide_Measured(t *testing.T) {
+	at := pgdisk.Position{Timeline: 2, LSN: 0x110}
+	for _, tt := range []struct {
+		name    string
+		note    bool
+		primary pgdisk.Position
+		want    bool
+		missing int64
+	}{
+		{"nobody has said anything", false, pgdisk.Position{}, false, 0},
+		{"a note", true, pgdisk.Position{}, true, 0},
+		{"a word of the primary", false, pgdisk.Position{Timeline: 2, LSN: 0x120}, true, 0x10},
+		{"a word from before this one's last", false, pgdisk.Position{Timeline: 2, LSN: 0x100}, true, 0},
+		{"a word of an older timeline's primary", false, pgdisk.Position{Timeline: 1, LSN: 0x900}, false, 0},
+	} {
+		q := missingQuorum()
+		q.Self.Position = at
+		if tt.primary != (pgdisk.Position{}) {
+			q.Bulletins[0].Primary = &tt.primary
+		}
+		q.Ordered = &baton.Order{Stake: "note.N", By: "root"}
+		if !tt.note {
+			q.Bulletins[0].Note, q.Ordered.Stake = nil, "nothing"
+		}
+		if v := baton.Decide(q); v.Outcome != baton.Promote || v.Measured != tt.want || v.Missing != tt.missing {
+			t.Errorf("%s: %+v; want measured: %v, missing %d bytes", tt.name, v, tt.want, tt.missing)
+		}
+	}
+}
+
 // Ensure a person's order does not need a quorum: it is for when none can be had.
 func TestDecide_OrderWithoutQuorum(t *testing.T) {
 	q := missingQuorum()

@@ -69,7 +69,11 @@ func (o *Order) Describe(w io.Writer) {
 	}
 	missing := o.know.Missing(baton.Candidate{Node: o.node, SystemID: o.answer.SystemID, Position: o.answer.Position})
 	fmt.Fprintf(w, "The WAL of %s ended at %s when it was asked last.\n", o.node, o.answer.Position)
-	fmt.Fprintf(w, "It lacks at least %d bytes of WAL: their transactions will be lost, and the\nold primary must be rebuilt or rewound.\n", missing)
+	lacks := fmt.Sprintf("It lacks at least %d bytes of WAL: their transactions", missing)
+	if missing == 0 {
+		lacks = "How much WAL it lacks is not known. The transactions in that"
+	}
+	fmt.Fprintf(w, "%s will be lost, and the\nold primary must be rebuilt or rewound.\n", lacks)
 }
 
 // Give leaves the order on the node.

@@ -301,6 +301,9 @@ func (s *Snapshot) nodeProblems(n pacemaker.NodeState, paused bool, add func(Sev
 	if says != "" {
 		text, commands, has := strings.Cut(says, " $ ")
 		do := "its agent lifts this by itself once it streams from the primary"
+		if len(s.State.Promoted(s.Resource)) == 0 {
+			do = "its agent tries again by itself; if nobody is promoted: README.md, When nobody is promoted"
+		}
 		switch {
 		case has:
 			do = "$ " + commands

@@ -147,8 +147,8 @@ removes it. If there is more of it than this, the rewind does not begin, and say
 		name: "logfile", kind: "string", noDefault: true,
 		short: "File for what the server writes to its standard error",
 		long: `Absolute path of the file to which the server's standard error is appended: all of its log, unless logging_collector or
-syslog takes it, and otherwise what it says before they do. If not set: ` + defaultLogDir + `/RESOURCE-postgresql.log with the name of this resource. A change applies
-from the next start of the server.`,
+syslog takes it, and otherwise what it says before they do. If not set: ` + defaultLogDir + `/RESOURCE-postgresql.log with the name of this resource. A change makes
+Pacemaker restart the server on every node.`,
 	},
 }
 

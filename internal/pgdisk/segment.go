@@ -1,7 +1,9 @@
 package pgdisk
 
 import (
+	"encoding/binary"
 	"fmt"
+	"io"
 	"strconv"
 )
 
@@ -36,4 +38,18 @@ func ParseSegmentName(name string, segSize uint32) (tli TimelineID, start LSN, o
 		return 0, 0, false
 	}
 	return TimelineID(part[0]), LSN((part[1]*perID + part[2]) * uint64(segSize)), true
+}
+
+// HoldsWAL reports whether a file of the WAL that should begin at start does. PostgreSQL makes files for WAL to come ahead, out of
+// zeros or of older segments that it renames (RemoveXlogFile in xlog.c): those say another address in their first page
+// (xlp_pageaddr in access/xlog_internal.h), or none. What cannot be read may hold it.
+func HoldsWAL(path string, start LSN) bool {
+	f, err := openFile(path)
+	if err != nil {
+		return true
+	}
+	defer f.Close()
+	header := make([]byte, 16)
+	_, err = io.ReadFull(f, header)
+	return err != nil || LSN(binary.LittleEndian.Uint64(header[8:])) == start
 }
