@@ -69,7 +69,7 @@ func cibPlants() [][3]string {
 	const (
 		end    = `</cluster_property_set>`
 		notify = `<nvpair id="meta-notify" name="notify" value="true"/>`
-		demote = `<rsc_order id="demote-then-vip" first="pgsql-ha" first-action="demote" then="pgsql-vip" then-action="stop" kind="Mandatory" symmetrical="false"/>`
+		demote = `<rsc_order id="demote-then-vip" first="pgsql-ha" first-action="demote" then="pgsql-vip" then-action="stop" kind="Optional" symmetrical="false"/>`
 	)
 	return [][3]string{
 		{"fencing-off", `name="stonith-enabled" value="true"`, `name="stonith-enabled" value="false"`},
@@ -96,6 +96,7 @@ func cibPlants() [][3]string {
 		{"vip-colocation", ` with-rsc-role="Promoted"`, ``},
 		{"vip-order-demote", demote, ``},
 		{"vip-order-symmetrical", demote, strings.Replace(demote, ` symmetrical="false"`, ``, 1)},
+		{"vip-order-kind", demote, strings.Replace(demote, "Optional", "Mandatory", 1)},
 		{"move-left", `</constraints>`, `<rsc_location id="cli-ban-pgsql-ha-on-n1" rsc="pgsql-ha" role="Promoted" node="n1" score="-INFINITY"/></constraints>`},
 		{"permanent-score", `<node id="3" uname="n3"/>`, `<node id="3" uname="n3"><instance_attributes id="nodes-3">` + set("master-pgsqld", "1001") + `</instance_attributes></node>`},
 	}

@@ -164,21 +164,9 @@ func (s *scenario) afterHang(was uint32) (now string) {
 // hostPID is what the host calls a process of a node.
 func (s *scenario) hostPID(node string, inner int) int {
 	s.t.Helper()
-	procs, err := s.lab.Processes(node)
+	pid, err := s.lab.HostPID(node, inner)
 	s.must(err)
-	for _, p := range procs {
-		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.PID))
-		if err != nil {
-			continue
-		}
-		for line := range strings.Lines(string(b)) {
-			if f := strings.Fields(line); len(f) > 1 && f[0] == "NSpid:" && f[len(f)-1] == strconv.Itoa(inner) {
-				return p.PID
-			}
-		}
-	}
-	s.t.Fatalf("no process %d on %s", inner, node)
-	return 0
+	return pid
 }
 
 // diskHangsAWhile is no failure: it is shown, and nothing is done.

@@ -116,8 +116,7 @@ func sameRows(ctx context.Context, l *lab.Lab) error {
 	if err != nil {
 		return err
 	}
-	end, err := l.SQL(ctx, primary, "SELECT pg_current_wal_insert_lsn()")
-	if err != nil {
+	if err := l.WaitAllStreaming(ctx); err != nil {
 		return err
 	}
 	rows := func(node string) (string, error) {
@@ -127,19 +126,9 @@ func sameRows(ctx context.Context, l *lab.Lab) error {
 	if err != nil {
 		return err
 	}
-	for _, n := range l.Names {
+	for _, n := range l.Instances() {
 		if n == primary {
 			continue
-		}
-		err := lab.Poll(ctx, 100*time.Millisecond, func() error {
-			out, err := l.SQL(ctx, n, "SELECT pg_last_wal_replay_lsn() >= '"+end+"'")
-			if err != nil || out != "t" {
-				return lab.NotYet("%s has not replayed up to %s (%v)", n, end, err)
-			}
-			return nil
-		})
-		if err != nil {
-			return err
 		}
 		got, err := rows(n)
 		if err != nil {

@@ -40,7 +40,7 @@ func TestReplayLag(t *testing.T) {
 }
 
 // holdReplay has a query on each of these standbys hold up its replay, behind which lie so many megabytes of WAL. The function that
-// it returns takes the settings back.
+// it returns takes the settings back, and ends the queries: that of a standby which nobody wanted to promote still runs.
 func (s *scenario) holdReplay(megabytes int, nodes ...string) func() {
 	s.t.Helper()
 	for _, n := range s.lab.Names {
@@ -77,6 +77,7 @@ func (s *scenario) holdReplay(megabytes int, nodes ...string) func() {
 		for _, n := range s.lab.Names { // one that is kept out has no server, and is made anew
 			s.lab.SQL(s.ctx, n, "ALTER SYSTEM RESET max_standby_streaming_delay")
 			s.lab.SQL(s.ctx, n, "SELECT pg_reload_conf()")
+			s.lab.SQL(s.ctx, n, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'SELECT pg_sleep%'")
 		}
 		s.sql(s.status().Promoted()[0], "DROP TABLE held")
 	}

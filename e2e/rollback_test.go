@@ -88,8 +88,7 @@ func moveWithoutProof(t *testing.T, c *cluster) {
 // Trap 18: a target that does not follow is found before anything is stopped.
 func moveCalledOff(t *testing.T, c *cluster) {
 	s := c.begin(t, 3*time.Minute, false)
-	// No error may come of the handover; what a busy machine makes slow is none.
-	s.startLoad(load.Options{AnswerTimeout: 20 * time.Second})
+	s.startLoad(patient)
 	was, target := s.timeline(s.old), s.others[0]
 	started := s.sql(s.old, "SELECT pg_postmaster_start_time()")
 	s.cutStandby(target)

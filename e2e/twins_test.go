@@ -370,8 +370,8 @@ func (s *scenario) nothingOf(primary string, timeline, not, parent uint32) {
 func (s *scenario) fillQueue(node string) {
 	s.t.Helper()
 	s.cutStandby(node)
-	s.sql(s.old, "SELECT count(pg_logical_emit_message(false, 'e2e', repeat('x', 1 << 20))) FROM generate_series(1, 24)")
-	s.sql(s.old, "CHECKPOINT") // flushed: only then is it sent
+	// With a commit, which flushes it: only then is it sent. At once, since before a shutdown a walsender waits for two seconds only.
+	s.sql(s.old, "SELECT count(pg_logical_emit_message(true, 'e2e', repeat('x', 1 << 20))) FROM generate_series(1, 24)")
 	s.await(30*time.Second, func() error {
 		out, err := s.lab.SQL(s.ctx, s.old, fmt.Sprintf("SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), sent_lsn)::bigint FROM pg_stat_replication WHERE application_name = '%s'", node))
 		queue, _ := strconv.Atoi(out)

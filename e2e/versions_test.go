@@ -124,7 +124,7 @@ func (s *scenario) provenOnDisk(from string, was uint32, to string) (now uint32)
 	}
 	start := parseLSN(s.t, row[0])
 	segment := uint64(s.lab.WALSegMB) << 20
-	path := filepath.Join(s.walDir(from), fmt.Sprintf("%08X%08X%08X", was, start/(1<<32), start%(1<<32)/segment))
+	path := filepath.Join(s.walDir(from), s.segmentName(was, start))
 	wal, err := os.ReadFile(path)
 	s.must(err)
 	if uint64(len(wal)) != segment {

@@ -57,10 +57,14 @@ func (s *scenario) walDir(node string) string {
 // waldump is pg_waldump on a node's WAL of a timeline. It is told the file to begin with: without, it learns how large a segment
 // is from any file that it finds first, which may be one that a server is just making.
 func (s *scenario) waldump(node string, timeline uint32, from uint64, more ...string) *exec.Cmd {
-	segment := uint64(s.lab.WALSegMB) << 20
-	name := fmt.Sprintf("%08X%08X%08X", timeline, from>>32, from%(1<<32)/segment)
 	args := append([]string{"-p", s.walDir(node), "-s", formatLSN(from)}, more...)
-	return exec.CommandContext(s.ctx, filepath.Join(s.lab.Bindir, "pg_waldump"), append(args, name)...)
+	return exec.CommandContext(s.ctx, filepath.Join(s.lab.Bindir, "pg_waldump"), append(args, s.segmentName(timeline, from))...)
+}
+
+// segmentName is the file that holds a position of a timeline.
+func (s *scenario) segmentName(timeline uint32, at uint64) string {
+	segment := uint64(s.lab.WALSegMB) << 20
+	return fmt.Sprintf("%08X%08X%08X", timeline, at>>32, at%(1<<32)/segment)
 }
 
 // walRecord is a WAL record as pg_waldump shows it.
@@ -80,8 +84,13 @@ var (
 func (s *scenario) lastRecord(node string, timeline uint32, near uint64) walRecord {
 	s.t.Helper()
 	segment := uint64(s.lab.WALSegMB) << 20
-	// Not before the segment of the position: the one before may be gone.
-	from := max((near-1)/segment*segment, (near-min(near, 64<<10))/8192*8192)
+	from := (near - min(near, 64<<10)) / 8192 * 8192
+	if begin := (near - 1) / segment * segment; from < begin {
+		// The segment before it may be gone, or be another timeline's; if it is there, a record may begin in it that ends here.
+		if _, err := os.Stat(filepath.Join(s.walDir(node), s.segmentName(timeline, from))); err != nil {
+			from = begin
+		}
+	}
 	cmd := s.waldump(node, timeline, from)
 	out, _ := cmd.CombinedOutput() // it ends with an error where the WAL ends
 	last, err := lastDumped(string(out), segment)

@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"errors"
+	"fmt"
 	"os/exec"
 	"path/filepath"
 	"strconv"
@@ -24,6 +25,7 @@ func TestHandoverWhile(t *testing.T) {
 		{"the WAL ends with a segment", segmentFull},
 		{"a base backup runs", whileBaseBackup},
 		{"two requests come at once", twoRequests},
+		{"the address is left where nobody is promoted", addressLeft},
 		{"the cluster is in maintenance", whileMaintenance},
 		{"a standby is cascaded from the target", whileCascaded},
 		{"the third node's server hangs", whileThirdHangs},
@@ -62,6 +64,33 @@ func whileThirdHangs(s *scenario) {
 		s.t.Logf("SIGCONT: %v", err)
 	}
 	s.handover(was, target)
+}
+
+// addressLeft demotes the primary in one plan and wants its address stopped in a later one, as where a plan is made anew in
+// between: with a mandatory order Pacemaker would block that for good, and the node could not be shut down.
+func addressLeft(s *scenario) {
+	s.stopLoad()
+	meta := func(rsc string, args ...string) {
+		s.run(s.others[0], append([]string{"crm_resource", "-r", rsc, "--meta"}, args...)...)
+		s.must(s.lab.WaitIdle(s.within(healLimit)))
+	}
+	meta(lab.VIPResource, "-p", "is-managed", "-v", "false")
+	meta(lab.Clone, "-p", "target-role", "-v", "Unpromoted")
+	if st := s.status(); len(st.Promoted()) > 0 || st.VIP != s.old {
+		s.t.Fatalf("promoted: %v, the address is on %q; expected nobody, and the address still on %s", st.Promoted(), st.VIP, s.old)
+	}
+	meta(lab.VIPResource, "-d", "is-managed")
+	if at := s.status().VIP; at != "" {
+		s.t.Errorf("nobody is promoted, and the address is on %s for ever: %s", at, s.run(s.others[0], "crm_simulate", "-sL"))
+	}
+	s.stage("the address went although the demotion was in an earlier plan")
+	meta(lab.Clone, "-d", "target-role")
+	now := s.promoted("")
+	if at := s.status().VIP; at != now {
+		s.t.Errorf("%s is primary, the address is on %q", now, at)
+	}
+	s.noFailures()
+	s.streaming()
 }
 
 // forcedRoles demotes and promotes by crm_resource --force-..., which tells the agent of no plan: the old primary's own disk
@@ -179,25 +208,46 @@ func segmentFull(s *scenario) {
 	s.stopLoad()
 	s.must(s.lab.WaitIdle(s.within(healLimit)))
 	segment := uint64(s.lab.WALSegMB) << 20
-	s.sql(target, "SELECT pg_switch_wal()")
-	s.await(healLimit, func() error {
-		if at := s.sql(third, "SELECT pg_last_wal_replay_lsn()"); parseLSN(s.t, at)%segment != 0 {
-			return lab.NotYet("%s has replayed up to %s, expected a whole segment", third, at)
+	whole := func() (string, bool) {
+		at, pending, _ := strings.Cut(s.sql(third, "SELECT pg_last_wal_replay_lsn(), pg_last_wal_receive_lsn() > pg_last_wal_replay_lsn()"), "|")
+		return at, pending != "t" && parseLSN(s.t, at)%segment == 0
+	}
+	s.sql(target, "CHECKPOINT") // the one after the promotion, which would write on
+	at := ""
+	for {
+		s.await(healLimit, func() error {
+			s.sql(target, "SELECT pg_switch_wal()")
+			if at, ok := whole(); !ok {
+				return lab.NotYet("%s has replayed up to %s, expected a whole segment", third, at)
+			}
+			return nil
+		})
+		receiver, err := strconv.Atoi(s.sql(third, "SELECT pid FROM pg_stat_wal_receiver"))
+		s.must(err)
+		s.cutStandby(third)
+		s.must(s.lab.Signal(syscall.SIGTERM, s.hostPID(third, receiver)))
+		s.await(healLimit, func() error {
+			if out := s.sql(third, fmt.Sprintf("SELECT count(*) FROM pg_stat_wal_receiver WHERE pid = %d", receiver)); out != "0" {
+				return lab.NotYet("the WAL receiver of %s runs on", third)
+			}
+			return nil
+		})
+		var ok bool
+		if at, ok = whole(); ok {
+			break
 		}
-		return nil
-	})
-	receiver, err := strconv.Atoi(s.sql(third, "SELECT pid FROM pg_stat_wal_receiver"))
-	s.must(err)
-	s.cutStandby(third)
-	s.must(s.lab.Signal(syscall.SIGTERM, s.hostPID(third, receiver)))
+		s.stage("%s got more than a whole segment before it was cut off, up to %s: once more", third, at) // a checkpoint, autovacuum
+		s.must(s.lab.HealAll(s.ctx))
+		s.streaming()
+	}
 	s.stage("%s has replayed a whole segment of timeline %d, and lost %s", third, s.timeline(target), target)
 	for end := time.Now().Add(12 * time.Second); time.Now().Before(end); time.Sleep(200 * time.Millisecond) {
 		if n := s.status().Node(third); n.Score == "-INFINITY" || strings.HasPrefix(n.Attributes[statusAttribute], "diverged") {
 			s.t.Fatalf("%s has the score %q, and crm_mon -A says of it: %s", third, n.Score, n.Attributes[statusAttribute])
 		}
 	}
-	if at := s.sql(third, "SELECT pg_last_wal_replay_lsn()"); parseLSN(s.t, at)%segment != 0 {
-		s.t.Errorf("%s has replayed up to %s meanwhile, expected nothing", third, at)
+	if now, _ := whole(); now != at {
+		s.t.Errorf("%s has replayed up to %s meanwhile, it was at %s and is cut off", third, now, at)
 	}
 	s.must(s.lab.HealAll(s.ctx))
 	s.streaming()

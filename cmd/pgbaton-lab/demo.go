@@ -2,12 +2,15 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/pgbaton/pgbaton/internal/lab"
@@ -187,17 +190,23 @@ func (d *demo) rollBack(ctx context.Context, from, to string) error {
 	title := fmt.Sprintf("Handover from %s to %s, which will not get the last WAL", from, to)
 	return d.act(ctx, title, from+" to "+to+", cut off", move(to), func(s *step) error {
 		s.rolledBack = true
+		sender, err := d.walsender(ctx, from, to)
+		if err != nil {
+			return err
+		}
 		if err := s.run(ctx, from, moveCommand(to)...); err != nil {
 			return err
 		}
-		_, err := d.logs.Await(s.within(ctx, 30*time.Second), s.first, "the last look at "+to, func(l follow.Line) bool {
+		_, err = d.logs.Await(s.within(ctx, 30*time.Second), s.first, "the last look at "+to, func(l follow.Line) bool {
 			return l.Node == from && l.Msg == "prepared the handover"
 		})
 		if err != nil {
 			return err
 		}
+		// The walsender is held up while the port is cut, which takes longer than a shutdown may.
 		link := lab.Link{From: to, To: "*", Port: 5432}
-		if err := d.Cut(ctx, link); err != nil {
+		err = errors.Join(d.Signal(syscall.SIGSTOP, sender), d.Cut(ctx, link), d.Signal(syscall.SIGCONT, sender))
+		if err != nil {
 			return err
 		}
 		s.say("network", fmt.Sprintf("port 5432 between %s and the other nodes is cut", to))
@@ -221,6 +230,19 @@ func (d *demo) rollBack(ctx context.Context, from, to string) error {
 		s.journal(ctx, to)
 		return nil
 	})
+}
+
+// walsender is the primary's process that sends to a standby, as the host sees it.
+func (d *demo) walsender(ctx context.Context, primary, standby string) (int, error) {
+	out, err := d.SQL(ctx, primary, "SELECT pid FROM pg_stat_replication WHERE application_name = '"+standby+"'")
+	if err != nil {
+		return 0, err
+	}
+	inner, err := strconv.Atoi(out)
+	if err != nil {
+		return 0, fmt.Errorf("the walsender of %s on %s: %q: %w", standby, primary, out, err)
+	}
+	return d.HostPID(primary, inner)
 }
 
 func move(to string) string { return "crm_resource --move -r " + lab.Clone + " --promoted -N " + to }

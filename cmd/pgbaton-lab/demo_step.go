@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"path/filepath"
 	"regexp"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/pgbaton/pgbaton/internal/lab/follow"
 	"github.com/pgbaton/pgbaton/internal/load"
+	"github.com/pgbaton/pgbaton/internal/pgdisk"
 )
 
 // step is one change of roles in the demo.
@@ -243,8 +245,15 @@ func (s *step) secondOpinion(ctx context.Context, start, end, timeline string) e
 	if f := strings.Fields(lines[len(lines)-1]); len(f) < 2 || f[0] != timeline || f[1] != end {
 		return fmt.Errorf("the shutdown checkpoint of timeline %s ends at %s, but %08X.history on %s says: %s", timeline, end, now, s.end.Node, lines[len(lines)-1])
 	}
-	// -e is where to end: what starts there is not shown.
-	out, err := s.Lab.Run(ctx, s.end.Node, filepath.Join(s.Bindir, "pg_waldump"), "-p", wal, "-t", timeline, "-s", start, "-e", end)
+	// -e is where to end: what starts there is not shown. With the file's name: else pg_waldump learns how large a segment is from
+	// any, which may be one that the server is just making.
+	was, err1 := strconv.ParseUint(timeline, 10, 32)
+	at, err2 := pgdisk.ParseLSN(start)
+	if err := errors.Join(err1, err2); err != nil {
+		return err
+	}
+	segment := pgdisk.SegmentName(pgdisk.TimelineID(was), at, uint32(s.WALSegMB)<<20)
+	out, err := s.Lab.Run(ctx, s.end.Node, filepath.Join(s.Bindir, "pg_waldump"), "-p", wal, "-s", start, "-e", end, segment)
 	if err != nil {
 		return err
 	}

@@ -85,13 +85,17 @@ func TestReadRest(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	all, _ := p.agent(i, "n2", "start")
-	began := time.Now()
-	if _, err := all.atRest(t.Context(), ctl); err != nil {
-		t.Fatal(err)
+	all := time.Hour // what reading all of it takes, at best
+	for range 3 {
+		reader, _ := p.agent(i, "n2", "start")
+		began := time.Now()
+		if _, err := reader.atRest(t.Context(), ctl); err != nil {
+			t.Fatal(err)
+		}
+		all = min(all, time.Since(began))
 	}
 	a, _ := p.agent(i, "n1", "start")
-	ctx := within(t, time.Since(began))
+	ctx := within(t, all)
 	a.readRest(ctx, ctl)
 	if ctx.Err() != nil {
 		t.Fatal("nothing is left of the time of the start")

@@ -256,20 +256,27 @@ func (s *Site) checkAddress() {
 			s.find("vip-colocation", Critical, "pcs constraint delete "+near.ID+" && "+add, "crm configure delete "+near.ID+" && "+addCrm,
 				"clients reach a node that may not be the primary", "%s is bound to %s with role %q and score %s, expected Promoted and INFINITY", a.ID, s.Clone, near.WithRole, near.Score)
 		}
-		for _, want := range [][3]string{
-			{"promote", "start", "the address comes before there is a primary: clients get errors"},
-			{"demote", "stop", "the address goes before the primary is down: standbys that connect through it miss its last record"},
+		for _, want := range [][4]string{
+			{"promote", "start", "Mandatory", "the address comes before there is a primary: clients get errors"},
+			{"demote", "stop", "Optional", "the address goes before the primary is down: standbys that connect through it miss its last record"},
 		} {
-			first, then, why := want[0], want[1], want[2]
-			add := fmt.Sprintf("pcs constraint order %s %s then %s %s kind=Mandatory symmetrical=false", first, s.Clone, then, a.ID)
-			addCrm := fmt.Sprintf("crm configure order %s-%s-%s Mandatory: %s:%s %s:%s symmetrical=false", s.Clone, first, a.ID, s.Clone, first, a.ID, then)
+			first, then, kind, why := want[0], want[1], want[2], want[3]
+			add := fmt.Sprintf("pcs constraint order %s %s then %s %s kind=%s symmetrical=false", first, s.Clone, then, a.ID, kind)
+			addCrm := fmt.Sprintf("crm configure order %s-%s-%s %s: %s:%s %s:%s symmetrical=false", s.Clone, first, a.ID, kind, s.Clone, first, a.ID, then)
 			o, ok := orders[first+"-"+then]
+			mend, mendCrm := "pcs constraint delete "+o.ID+" && "+add, "crm configure delete "+o.ID+" && "+addCrm
 			switch {
 			case !ok:
 				s.find("vip-order-"+first, Critical, add, addCrm, why, "nothing says: %s %s, then %s %s", first, s.Clone, then, a.ID)
-			case o.Symmetrical || !o.Mandatory:
-				s.find("vip-order-symmetrical", Critical, "pcs constraint delete "+o.ID+" && "+add, "crm configure delete "+o.ID+" && "+addCrm,
-					"a symmetrical order is turned round on the way down: the address goes first, and standbys that connect through it miss the last record", "the order %s is symmetrical, or not mandatory", o.ID)
+			case o.Symmetrical:
+				s.find("vip-order-symmetrical", Critical, mend, mendCrm,
+					"a symmetrical order is turned round on the way down: the address goes first, and standbys that connect through it miss the last record", "the order %s is symmetrical", o.ID)
+			case kind == "Mandatory" && !o.Mandatory:
+				s.find("vip-order-kind", Critical, mend, mendCrm, why, "the order %s is not mandatory", o.ID)
+			case kind == "Optional" && o.Mandatory:
+				// handle_asymmetric_ordering in Pacemaker's lib/pacemaker/pcmk_sched_actions.c
+				s.find("vip-order-kind", Warning, mend, mendCrm,
+					"if a plan is made anew between the two, and nobody is promoted, Pacemaker never stops the address: that node cannot be shut down", "the order %s is mandatory, expected kind=Optional", o.ID)
 			}
 		}
 	}

@@ -21,7 +21,7 @@ func TestCheck_Cluster(t *testing.T) {
 	const (
 		monitor1 = `<op id="pgsqld-monitor-promoted" timeout="10s" name="monitor" interval="4s" role="Promoted"/>`
 		monitor2 = `<op id="pgsqld-monitor-unpromoted" timeout="10s" name="monitor" interval="5s" role="Unpromoted"/>`
-		order2   = `<rsc_order id="demote-then-vip" first="pgsql-ha" first-action="demote" then="pgsql-vip" then-action="stop" kind="Mandatory" symmetrical="false"/>`
+		order2   = `<rsc_order id="demote-then-vip" first="pgsql-ha" first-action="demote" then="pgsql-vip" then-action="stop" kind="Optional" symmetrical="false"/>`
 		promote  = `<rsc_order id="promote-then-vip" first="pgsql-ha" first-action="promote" then="pgsql-vip" then-action="start" kind="Mandatory" symmetrical="false"/>`
 		near     = `<rsc_colocation id="vip-with-primary" rsc="pgsql-vip" with-rsc="pgsql-ha" with-rsc-role="Promoted" score="INFINITY"/>`
 		notify   = `<nvpair id="meta-notify" name="notify" value="true"/>`
@@ -64,6 +64,8 @@ func TestCheck_Cluster(t *testing.T) {
 		{"vip-order-promote", promote, ""},
 		{"vip-order-demote", order2, ""},
 		{"vip-order-symmetrical", order2, strings.Replace(order2, ` symmetrical="false"`, "", 1)},
+		{"vip-order-kind", order2, strings.Replace(order2, "Optional", "Mandatory", 1)},
+		{"vip-order-kind", promote, strings.Replace(promote, "Mandatory", "Optional", 1)},
 		{"move-left", `</constraints>`, `<rsc_location id="cli-ban-pgsql-ha-on-n1" rsc="pgsql-ha" role="Promoted" node="n1" score="-INFINITY"/></constraints>`},
 		{"permanent-score", `<node id="3" uname="n3"/>`, `<node id="3" uname="n3"><instance_attributes id="nodes-3">` + set("master-pgsqld", "1001") + `</instance_attributes></node>`},
 	} {

@@ -310,8 +310,8 @@ func (s *Setup) create(server postgres.Server, address, prefix string) []setupSt
 				"it comes once there is a primary",
 			},
 			piece{
-				"The virtual IP after a demotion", fmt.Sprintf("constraint order demote %s then stop %s kind=Mandatory symmetrical=false", s.Clone, vip),
-				fmt.Sprintf("order demote-then-%s Mandatory: %s:demote %s:stop symmetrical=false", vip, s.Clone, vip),
+				"The virtual IP after a demotion", fmt.Sprintf("constraint order demote %s then stop %s kind=Optional symmetrical=false", s.Clone, vip),
+				fmt.Sprintf("order demote-then-%s Optional: %s:demote %s:stop symmetrical=false", vip, s.Clone, vip),
 				"it goes after the primary has ended: standbys that connect through it get the last record only over it",
 			})
 	}

@@ -103,7 +103,7 @@ func cib(o Options) string {
   <constraints>
    <rsc_colocation id="vip-with-primary" rsc="%s" with-rsc="%s" with-rsc-role="%s" score="INFINITY"/>
    <rsc_order id="promote-then-vip" first="%s" first-action="promote" then="%s" then-action="start" kind="Mandatory" symmetrical="false"/>
-   <rsc_order id="demote-then-vip" first="%s" first-action="demote" then="%s" then-action="stop" kind="Mandatory" symmetrical="false"/>
+   <rsc_order id="demote-then-vip" first="%s" first-action="demote" then="%s" then-action="stop" kind="%s" symmetrical="false"/>
 %s  </constraints>
   <rsc_defaults><meta_attributes id="rsc-defaults">
    <nvpair id="rsc-defaults-stickiness" name="resource-stickiness" value="10"/>
@@ -118,8 +118,17 @@ func cib(o Options) string {
 		VIPResource, VIPResource, nvpairs("vip", map[string]string{
 			"ip": VIP, "cidr_netmask": "24", "nic": "eth0",
 		}), VIPResource,
-		VIPResource, Clone, roleNames()["promoted"], Clone, VIPResource, Clone, VIPResource, voter(o))
+		VIPResource, Clone, roleNames()["promoted"], Clone, VIPResource, Clone, VIPResource, demoteOrder(o), voter(o))
 	return b.String()
+}
+
+// demoteOrder is the kind of the order by which the address goes after a demotion: what each agent's guide says. A mandatory
+// one blocks the address for good where nobody is promoted and the demotion was in a plan before this one.
+func demoteOrder(o Options) string {
+	if o.Agent == "pgsqlms" {
+		return "Mandatory"
+	}
+	return "Optional"
 }
 
 // voter keeps the instances off the node that only votes.

@@ -134,6 +134,26 @@ func (l *Lab) SQLIn(ctx context.Context, node, database, query string) (string, 
 	return strings.TrimRight(stdout, "\n"), nil
 }
 
+// HostPID is the pid of a node's process as the host sees it; inner is how the node does.
+func (l *Lab) HostPID(node string, inner int) (int, error) {
+	procs, err := l.Processes(node)
+	if err != nil {
+		return 0, err
+	}
+	for _, p := range procs {
+		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.PID))
+		if err != nil {
+			continue
+		}
+		for line := range strings.Lines(string(b)) {
+			if f := strings.Fields(line); len(f) > 1 && f[0] == "NSpid:" && f[len(f)-1] == strconv.Itoa(inner) {
+				return p.PID, nil
+			}
+		}
+	}
+	return 0, fmt.Errorf("no process %d on %s", inner, node)
+}
+
 // Postmaster is the pid of a node's postmaster, as the host sees it: for signals that
 // must not wait for a command to start inside the node. It is found by the data
 // directory's postmaster.pid; an error if that is missing or its process is gone.

@@ -244,6 +244,11 @@ type service struct {
 }
 
 func (s *service) start() {
+	select {
+	case <-s.exited(): // just now: nobody has heard of it yet
+		_ = s.reaped()
+	default:
+	}
 	if s.cmd != nil {
 		return
 	}
