@@ -125,6 +125,7 @@ func TestTasks(t *testing.T) {
 		s := c.begin(t, 4*time.Minute, true)
 		from := s.old
 		for _, n := range []string{s.others[1], s.others[0], s.old} {
+			s.settled() // a status tells what the last monitors saw
 			k := s.tasks("Upgrade of pgbaton", all)
 			before := started(s, n)
 			k.names["n3"] = n
