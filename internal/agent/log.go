@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -68,15 +69,24 @@ func noTime(_ []string, a slog.Attr) slog.Attr {
 	return a
 }
 
+// syslogPatience is how long a line may wait for journald, which may hang with its disk. No action may fail over that.
+const syslogPatience = 100 * time.Millisecond
+
 // syslogWriter frames a line for the local syslog socket (RFC 3164, facility daemon).
 type syslogWriter struct {
 	conn     net.Conn
 	resource string
 	level    slog.Level
+	hung     bool // a line was not taken in time: the rest of this process' lines stand in its own file alone
 }
 
 func (w *syslogWriter) Write(p []byte) (int, error) {
+	if w.hung {
+		return len(p), nil
+	}
+	_ = w.conn.SetWriteDeadline(time.Now().Add(syslogPatience))
 	_, err := fmt.Fprintf(w.conn, "<%d>pgbaton(%s)[%d]: %s", 3<<3|severity(w.level), w.resource, os.Getpid(), p)
+	w.hung = errors.Is(err, os.ErrDeadlineExceeded)
 	return len(p), err
 }
 
