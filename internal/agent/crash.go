@@ -156,7 +156,7 @@ func (a *Agent) recovers() bool {
 	}
 	ctl, err := pgdisk.ReadControl(a.pg.DataDir)
 	// It reads the data directory before it says in pg_control what it is about to do.
-	return err == nil && (ctl.State == pgdisk.InCrashRecovery || ctl.State == pgdisk.InProduction && pm.Status == "starting")
+	return err == nil && (ctl.State == pgdisk.InCrashRecovery || ctl.State == pgdisk.InProduction && pm.Status == "starting" || endsRecovery(ctl, pm))
 }
 
 // endRecovery gives the role away if the crash recovery of a primary has taken longer than the user wants to wait, and

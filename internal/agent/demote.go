@@ -90,13 +90,19 @@ func (a *Agent) endPrimary(ctx context.Context, f facts) (facts, error) {
 }
 
 func (a *Agent) awaitEnd(ctx context.Context, f facts) (facts, error) {
+	written := false
 	ended := func() (bool, error) {
 		ctl, err := pgdisk.ReadControl(a.pg.DataDir)
 		if err != nil {
 			return !f.postmaster.Alive(), nil // being written, or damaged for good
 		}
 		f.control = ctl
-		return ctl.State == pgdisk.ShutDown || ctl.State == pgdisk.ShutDownInRecovery || !f.postmaster.Alive(), nil
+		if ctl.State == pgdisk.ShutDown || ctl.State == pgdisk.ShutDownInRecovery {
+			// After the checkpoint at the end of a crash recovery the server goes on: see endsRecovery.
+			_, recovers := startupProcess(f.postmaster)
+			written = !recovers
+		}
+		return written || !f.postmaster.Alive(), nil
 	}
 	part := 0.5
 	if f.postmaster.Stopped() || a.hung() || a.recovers() {
@@ -113,7 +119,7 @@ func (a *Agent) awaitEnd(ctx context.Context, f facts) (facts, error) {
 			a.log.Warn("killing the server", "reason", err)
 		}
 	}
-	if f.control.State == pgdisk.ShutDown || f.control.State == pgdisk.ShutDownInRecovery {
+	if written {
 		return f, nil
 	}
 	if _, err := a.killLeftovers(ctx); err != nil {

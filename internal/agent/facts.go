@@ -61,10 +61,14 @@ func (a *Agent) look() (facts, error) {
 	case pgdisk.InArchiveRecovery:
 		f.role = standby
 	case pgdisk.ShuttingDown, pgdisk.ShutDown, pgdisk.ShutDownInRecovery:
-		// Right after a start pg_control still says how the last run ended.
-		f.role = stopping
-		if pm.Status == "starting" || pm.Status == "" {
+		switch {
+		case pm.Status == "":
+			// Its lock file is being written, or was removed just now.
 			f.role = ambiguousUp
+		case pm.Status == "stopping":
+			f.role = stopping
+		default:
+			f.role = primary // pg_control still says how the last run ended, or see endsRecovery
 		}
 	default:
 		f.role = ambiguousUp
@@ -75,6 +79,14 @@ func (a *Agent) look() (facts, error) {
 		f.role = standby
 	}
 	return f, nil
+}
+
+// endsRecovery reports whether a server writes the checkpoint at the end of a crash recovery, which may take minutes. It is one
+// of a shutdown (CHECKPOINT_END_OF_RECOVERY in CreateCheckPoint, xlog.c), so that pg_control says "shutting down" and then
+// "shut down" of a primary that is about to be writable. A postmaster that was told to stop has written that into its lock file
+// first (pmdie in postmaster.c).
+func endsRecovery(ctl pgdisk.Control, pm postgres.Postmaster) bool {
+	return (ctl.State == pgdisk.ShuttingDown || ctl.State == pgdisk.ShutDown) && pm.Status != "stopping" && pm.Status != ""
 }
 
 // candidate reads where this instance's WAL ends; if ctx ends before that, its position is how far it came. With a session to a
