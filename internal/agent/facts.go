@@ -89,6 +89,12 @@ func endsRecovery(ctl pgdisk.Control, pm postgres.Postmaster) bool {
 	return (ctl.State == pgdisk.ShuttingDown || ctl.State == pgdisk.ShutDown) && pm.Status != "stopping" && pm.Status != ""
 }
 
+// diedInRecovery reports whether a server that runs no more died while it wrote that checkpoint: one that was shut down has
+// removed its lock file, and one that died on the way there had written into it that it stops.
+func (a *Agent) diedInRecovery(ctl pgdisk.Control) bool {
+	return endsRecovery(ctl, postgres.Postmaster{Status: a.pg.LastStatus()})
+}
+
 // candidate reads where this instance's WAL ends; if ctx ends before that, its position is how far it came. With a session to a
 // server in recovery it starts at the replay position, otherwise at what pg_control vouches for. full asks for the last record
 // even if it lies before the replay position.

@@ -124,7 +124,7 @@ func (a *Agent) monitorDown(ctx context.Context, f facts, ctlErr error) error {
 		return roleCode{a.crashCode(f), fmt.Sprintf("the postmaster is gone, processes of it that still run: %d", len(left))}
 	case ctlErr != nil, a.inv.Probe, a.vol.Stopped:
 		return roleCode{ocf.NotRunning, ""}
-	case f.control.State == pgdisk.InProduction || f.control.State == pgdisk.InArchiveRecovery || f.control.State == pgdisk.InCrashRecovery:
+	case f.control.State == pgdisk.InProduction || f.control.State == pgdisk.InArchiveRecovery || f.control.State == pgdisk.InCrashRecovery || a.diedInRecovery(f.control):
 		return roleCode{a.crashCode(f), fmt.Sprintf("the server is gone without a shutdown, pg_control says %q", f.control.State)}
 	}
 	return roleCode{ocf.NotRunning, ""}
@@ -132,7 +132,7 @@ func (a *Agent) monitorDown(ctx context.Context, f facts, ctlErr error) error {
 
 // crashCode is 9 for what was a primary: demote, stop, start, promote follow; and 1 for a standby.
 func (a *Agent) crashCode(f facts) ocf.ExitCode {
-	if f.control.State == pgdisk.InProduction && !a.pg.HasStandbySignal() {
+	if (f.control.State == pgdisk.InProduction || f.control.State == pgdisk.InCrashRecovery || a.diedInRecovery(f.control)) && !a.pg.HasStandbySignal() {
 		return ocf.FailedPromoted
 	}
 	return ocf.ErrGeneric

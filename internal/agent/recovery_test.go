@@ -133,4 +133,24 @@ func TestMonitor_EndOfRecovery(t *testing.T) {
 		p.signal(checkpointer, syscall.SIGCONT)
 		p.await(i, "SELECT pg_is_in_recovery()", "f")
 	}
+
+	p.makeDirty(i)
+	p.restart(i)
+	p.holdCheckpoint(i)
+	if _, err := i.KillLeftovers(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	a, _ := p.agent(i, "n1", "monitor")
+	a.release = func() {}
+	var got roleCode
+	if err := a.examine(within(t, 10*time.Second)); !errors.As(err, &got) || got.code != ocf.FailedPromoted {
+		t.Errorf("a monitor of a server that died at the end of its recovery says %v, expected that a primary has failed", err)
+	}
+	p.start(i, "ready")
+	p.run(i, "pg_ctl", "-D", i.DataDir, "-m", "fast", "-w", "stop")
+	b, _ := p.agent(i, "n1", "monitor")
+	b.release = func() {}
+	if err := b.examine(within(t, 10*time.Second)); !errors.As(err, &got) || got.code != ocf.NotRunning {
+		t.Errorf("a monitor of a server that a person has stopped says %v, expected that it does not run", err)
+	}
 }

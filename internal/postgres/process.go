@@ -94,11 +94,25 @@ func (i *Instance) Postmaster() (Postmaster, error) {
 		}
 		return i.starting() // the pid was reused
 	}
-	pm := Postmaster{Process: Process{PID: pid, Start: st.start}}
-	if len(lines) > 7 {
-		pm.Status = strings.TrimSpace(lines[7])
+	return Postmaster{Process: Process{PID: pid, Start: st.start}, Status: lockFileStatus(lines)}, nil
+}
+
+// LastStatus is what the last postmaster wrote of itself into its lock file, "" if that is gone: it is removed by a shutdown, and
+// stays after a crash.
+func (i *Instance) LastStatus() string {
+	data, err := os.ReadFile(filepath.Join(i.DataDir, "postmaster.pid"))
+	if err != nil {
+		return ""
 	}
-	return pm, nil
+	return lockFileStatus(strings.Split(string(data), "\n"))
+}
+
+// lockFileStatus is the line LOCK_FILE_LINE_PM_STATUS (miscadmin.h).
+func lockFileStatus(lines []string) string {
+	if len(lines) <= 7 {
+		return ""
+	}
+	return strings.TrimSpace(lines[7])
 }
 
 // starting finds a postmaster that has not written its pid file yet, which it does some milliseconds after its start:
