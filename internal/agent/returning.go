@@ -78,6 +78,8 @@ func (a *Agent) learnAtStart(ctx context.Context, ctl pgdisk.Control) (changed b
 		return !ok || !there, nil
 	})
 	if err != nil {
+		// If that has succeeded, and nobody has said so yet, this instance may have diverged.
+		a.unjudged = "somebody's attempt to be promoted has not ended yet"
 		a.log.Warn("started all the same", "error", err)
 	}
 	return changed
