@@ -96,18 +96,29 @@ func (s *scenario) lastRecord(node string, timeline uint32, near uint64) walReco
 	segment := uint64(s.lab.WALSegMB) << 20
 	from := (near - min(near, 64<<10)) / 8192 * 8192
 	if begin := (near - 1) / segment * segment; from < begin {
-		// The segment before it may be gone, or be another timeline's; if it is there, a record may begin in it that ends here.
-		if !s.exists(node, s.segmentName(timeline, from)) {
-			from = begin
+		// A record may begin in the segment before and end here. But that one may be gone, or another timeline's, or have zeros at
+		// its end, because it was switched from.
+		if last, _, err := s.dumped(node, timeline, from, segment); err == nil {
+			return last
 		}
+		from = begin
 	}
+	last, cmd, err := s.dumped(node, timeline, from, segment)
+	if err != nil {
+		s.t.Fatalf("%s: %v", cmd, err)
+	}
+	return last
+}
+
+// dumped is the last record of a timeline in a node's pg_wal, and the command that was asked.
+func (s *scenario) dumped(node string, timeline uint32, from, segment uint64) (walRecord, *exec.Cmd, error) {
 	cmd := s.waldump(node, timeline, from)
 	out, _ := cmd.CombinedOutput() // it ends with an error where the WAL ends
 	last, err := lastDumped(string(out), segment)
 	if err != nil {
-		s.t.Fatalf("%s: %v: %s", cmd, err, out)
+		err = fmt.Errorf("%w: %s", err, out)
 	}
-	return last
+	return last, cmd, err
 }
 
 // lastDumped is the last record that pg_waldump printed. Where it ends follows from its length: the message behind it names
