@@ -106,7 +106,7 @@ func TestEndPrimary_EndOfRecovery(t *testing.T) {
 func TestMonitor_EndOfRecovery(t *testing.T) {
 	p := newPlace(t)
 	i := p.primary(dirtily...)
-	for _, tt := range []struct {
+	for number, tt := range []struct {
 		name  string
 		crash func()
 	}{
@@ -116,8 +116,9 @@ func TestMonitor_EndOfRecovery(t *testing.T) {
 		p.makeDirty(i)
 		tt.crash()
 		checkpointer := p.holdCheckpoint(i)
-		a, _ := p.agent(i, "n1", "monitor")
+		a, _ := p.agent(i, "n"+fmt.Sprint(number), "monitor")
 		a.cluster, a.release = &recorder{}, func() {}
+		sentinelLives(t, a)
 		f, err := a.look()
 		if err != nil || f.control.State != pgdisk.ShuttingDown {
 			t.Fatalf("%s: pg_control says %q (%v); it was not caught in time", tt.name, f.control.State, err)
@@ -140,16 +141,17 @@ func TestMonitor_EndOfRecovery(t *testing.T) {
 	if _, err := i.KillLeftovers(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	a, _ := p.agent(i, "n1", "monitor")
+	a, _ := p.agent(i, "n3", "monitor")
 	a.release = func() {}
+	sentinelLives(t, a)
 	var got roleCode
 	if err := a.examine(within(t, 10*time.Second)); !errors.As(err, &got) || got.code != ocf.FailedPromoted {
 		t.Errorf("a monitor of a server that died at the end of its recovery says %v, expected that a primary has failed", err)
 	}
 	p.start(i, "ready")
 	p.run(i, "pg_ctl", "-D", i.DataDir, "-m", "fast", "-w", "stop")
-	b, _ := p.agent(i, "n1", "monitor")
-	b.release = func() {}
+	b, _ := p.agent(i, "n3", "monitor")
+	b.release = func() {} // its sentinel is a's
 	if err := b.examine(within(t, 10*time.Second)); !errors.As(err, &got) || got.code != ocf.NotRunning {
 		t.Errorf("a monitor of a server that a person has stopped says %v, expected that it does not run", err)
 	}
