@@ -282,6 +282,10 @@ func (s *scenario) setupRefused() {
 	s.expect(code, 3, text, s.others[0]+" is standby", "Nothing was changed")
 	s.standby(s.others[0], false)
 	s.settled()
+	// The score that pgsqlms keeps is that of before, until the monitor of its primary, every 4 s, has looked at a standby that
+	// did not stream yet, and again.
+	time.Sleep(6 * time.Second)
+	s.settled()
 	was = s.starts()
 	unchanged("a node in standby")
 
