@@ -40,7 +40,7 @@ func (a *Agent) mourn(ctx context.Context, pm postgres.Postmaster, revivals *[]t
 	if err != nil && !gone {
 		return false, err
 	}
-	crashedPrimary := (ctl.State == pgdisk.InProduction || ctl.State == pgdisk.InCrashRecovery || a.diedInRecovery(ctl)) && !a.pg.HasStandbySignal()
+	crashedPrimary := a.diedAsPrimary(ctl)
 	crashedStandby := ctl.State == pgdisk.InArchiveRecovery
 	if !gone && !crashedPrimary && !crashedStandby {
 		return false, nil // a shutdown, by us or by a person

@@ -95,6 +95,11 @@ func (a *Agent) diedInRecovery(ctl pgdisk.Control) bool {
 	return endsRecovery(ctl, postgres.Postmaster{Status: a.pg.LastStatus()})
 }
 
+// diedAsPrimary reports whether a server that runs no more was a primary, and died without a shutdown.
+func (a *Agent) diedAsPrimary(ctl pgdisk.Control) bool {
+	return (ctl.State == pgdisk.InProduction || ctl.State == pgdisk.InCrashRecovery || a.diedInRecovery(ctl)) && !a.pg.HasStandbySignal()
+}
+
 // candidate reads where this instance's WAL ends; if ctx ends before that, its position is how far it came. With a session to a
 // server in recovery it starts at the replay position, otherwise at what pg_control vouches for. full asks for the last record
 // even if it lies before the replay position.

@@ -132,7 +132,7 @@ func (a *Agent) monitorDown(ctx context.Context, f facts, ctlErr error) error {
 
 // crashCode is 9 for what was a primary: demote, stop, start, promote follow; and 1 for a standby.
 func (a *Agent) crashCode(f facts) ocf.ExitCode {
-	if (f.control.State == pgdisk.InProduction || f.control.State == pgdisk.InCrashRecovery || a.diedInRecovery(f.control)) && !a.pg.HasStandbySignal() {
+	if a.diedAsPrimary(f.control) {
 		return ocf.FailedPromoted
 	}
 	return ocf.ErrGeneric
