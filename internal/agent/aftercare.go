@@ -276,7 +276,7 @@ func (a *Agent) bringBack(ctx context.Context) error {
 // src/backend/postmaster/pgarch.c): the rest is archived from what was kept.
 func (a *Agent) endArchiver(pm postgres.Postmaster) {
 	for p, title := range pm.Children() {
-		if strings.HasPrefix(title, "postgres:") && strings.Contains(title, "archiver") {
+		if strings.HasPrefix(title, "archiver") {
 			a.do("end-archiver", func() error { return p.Signal(syscall.SIGTERM) })
 		}
 	}

@@ -48,7 +48,7 @@ func (a *Agent) seeOff(ctx context.Context, pm postgres.Process) error {
 // lingers reports whether an ended primary still archives or feeds a standby.
 func lingers(pm postgres.Process) bool {
 	for _, title := range pm.Children() {
-		if strings.Contains(title, "archiver") || strings.Contains(title, "walsender") {
+		if strings.HasPrefix(title, "archiver") || strings.HasPrefix(title, "walsender") {
 			return true
 		}
 	}

@@ -29,7 +29,7 @@ type connecting struct {
 func (a *Agent) unstick(ctx context.Context, pm postgres.Postmaster, c *connecting) {
 	found := false
 	for p, title := range pm.Children() {
-		if !strings.Contains(title, "walreceiver") || strings.Contains(title, "streaming") {
+		if !strings.HasPrefix(title, "walreceiver") || strings.Contains(title, "streaming") {
 			continue
 		}
 		found = true
@@ -40,7 +40,7 @@ func (a *Agent) unstick(ctx context.Context, pm postgres.Postmaster, c *connecti
 	if !found {
 		c.process = postgres.Process{}
 		for _, title := range pm.Children() {
-			if strings.Contains(title, "walreceiver") { // it streams
+			if strings.HasPrefix(title, "walreceiver") { // it streams
 				c.ended = 0
 			}
 		}

@@ -296,7 +296,7 @@ func (a *Agent) learnUnread(ctx context.Context) error {
 
 func startupProcess(pm postgres.Postmaster) (postgres.Process, bool) {
 	for p, title := range pm.Children() {
-		if strings.HasPrefix(title, "postgres:") && strings.Contains(title, "startup") {
+		if does, _, _ := strings.Cut(title, " "); does == "startup" {
 			return p, true
 		}
 	}

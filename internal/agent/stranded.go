@@ -62,7 +62,7 @@ func (a *Agent) endStranded(ctx context.Context, pm postgres.Postmaster, l addre
 	}
 	senders := map[postgres.Process]bool{}
 	for p, title := range pm.Children() {
-		if strings.Contains(title, "walsender") {
+		if strings.HasPrefix(title, "walsender") {
 			senders[p] = true
 		}
 	}

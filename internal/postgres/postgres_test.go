@@ -85,7 +85,7 @@ func TestInstance(t *testing.T) {
 	}
 	startup := false
 	for _, title := range pm.Children() {
-		startup = startup || strings.HasPrefix(title, "postgres: startup recovering")
+		startup = startup || strings.HasPrefix(title, "startup recovering")
 	}
 	if !startup {
 		t.Errorf("children %v, want a startup process among them", pm.Children())
@@ -365,6 +365,20 @@ func TestLookupAccount(t *testing.T) {
 	for _, name := range []string{"nosuchuser", "--help", "", "root:x"} {
 		if a, err := LookupAccount(name); err == nil || !strings.Contains(err.Error(), "correct the parameter system_user") {
 			t.Errorf("%q: %+v, %v; want an error", name, a, err)
+		}
+	}
+}
+
+func TestActivity(t *testing.T) {
+	for title, want := range map[string]string{
+		"postgres: checkpointer \x00\x00":                                        "checkpointer",
+		"postgres: startup recovering 000000010000000000000003":                  "startup recovering 000000010000000000000003",
+		"postgres: startup1: walwriter ":                                         "walwriter",
+		"postgres: archiver: walsender load 10.0.0.2(38012) streaming 0/3000148": "walsender load 10.0.0.2(38012) streaming 0/3000148",
+		"/usr/lib/postgresql/15/bin/postgres\x00-D\x00/startup\x00":              "",
+	} {
+		if got := activity(title); got != want {
+			t.Errorf("%q: %q, want %q", title, got, want)
 		}
 	}
 }

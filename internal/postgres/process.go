@@ -201,7 +201,7 @@ func (i *Instance) Leftovers() ([]Process, error) {
 	return list, nil
 }
 
-// Children lists the processes whose parent is p, with their titles.
+// Children lists the processes whose parent is p, with what each says that it does: see activity.
 func (p Process) Children() map[Process]string {
 	found := map[Process]string{}
 	var pids []string
@@ -225,9 +225,23 @@ func (p Process) Children() map[Process]string {
 			continue
 		}
 		title, _ := os.ReadFile(procPath(pid, "cmdline"))
-		found[Process{PID: pid, Start: st.start}] = strings.TrimRight(string(bytes.ReplaceAll(title, []byte{0}, []byte{' '})), " ")
+		found[Process{PID: pid, Start: st.start}] = activity(string(title))
 	}
 	return found
+}
+
+// activity is what a server's process writes behind "postgres: " and its cluster_name (init_ps_display in ps_status.c), as in
+// "startup recovering 000000010000000000000003" or "walsender replicator 10.0.0.2(38012) streaming 0/3000148"; "" as long as it
+// has not written it. A cluster_name may be any of these words.
+func activity(title string) string {
+	title, ok := strings.CutPrefix(strings.TrimRight(title, " \x00"), "postgres: ")
+	if !ok {
+		return ""
+	}
+	if at := strings.LastIndex(title, ": "); at >= 0 {
+		title = title[at+2:]
+	}
+	return title
 }
 
 // Signal sends to this incarnation, and only to it.
