@@ -24,8 +24,13 @@ func (a *Agent) demote(ctx context.Context) error {
 		}
 	}
 	f, err := a.look()
-	if err != nil && f.role != down && f.role != parkedDown {
-		return ocf.Errorf(ocf.ErrGeneric, "%w", err)
+	var foreign *postgres.ForeignError
+	switch {
+	case errors.As(err, &foreign):
+		return ocf.Errorf(ocf.ErrGeneric, "%w: end it by hand", foreign)
+	case err != nil && f.postmaster.PID != 0:
+		a.log.Warn("what runs here cannot be told: ending it as a primary", "error", err)
+		f.role = primary
 	}
 	switch f.role {
 	case primary:
@@ -74,8 +79,8 @@ func (a *Agent) demote(ctx context.Context) error {
 // dead reports whether this node has given its crashed instance up.
 func (a *Agent) dead() bool { return a.state.Refusal != nil && a.state.Refusal.Dead }
 
-// endPrimary shuts the primary down, fast; if it does not get there in half of the time, at once; then with SIGKILL.
-// It returns as soon as pg_control says that it is shut down: nothing is written after that.
+// endPrimary shuts the primary down, fast; if it does not get there in half of the time, at once; then with SIGKILL. It
+// returns as soon as pg_control says that it is shut down: nothing is written after that.
 func (a *Agent) endPrimary(ctx context.Context, f facts) (facts, error) {
 	a.endedPrimary = f.role == primary
 	what := "shutting the server down"
@@ -83,6 +88,12 @@ func (a *Agent) endPrimary(ctx context.Context, f facts) (facts, error) {
 		what = "shutting the primary down"
 	}
 	a.log.Info(what, "change", a.changeNow(), "pid", f.postmaster.PID)
+	if a.recovers() {
+		// It has nothing to write: its recovery begins again anyway. And a fast shutdown would not end it as what it is. Before the
+		// first checkpoint is replayed pg_control says "shut down in recovery" then, as of a standby (CreateRestartPoint, xlog.c).
+		a.log.Info("it recovers from a crash: no checkpoint to wait for")
+		return a.endAtOnce(ctx, f)
+	}
 	if err := a.do("fast-stop", func() error { return f.postmaster.Signal(postgres.FastStop) }); err != nil {
 		a.log.Warn("fast stop", "error", err)
 	}
@@ -92,15 +103,14 @@ func (a *Agent) endPrimary(ctx context.Context, f facts) (facts, error) {
 func (a *Agent) awaitEnd(ctx context.Context, f facts) (facts, error) {
 	written := false
 	ended := func() (bool, error) {
+		_, recovers := startupProcess(f.postmaster) // asked first: it writes pg_control once more, and ends
 		ctl, err := pgdisk.ReadControl(a.pg.DataDir)
 		if err != nil {
 			return !f.postmaster.Alive(), nil // being written, or damaged for good
 		}
 		f.control = ctl
 		if ctl.State == pgdisk.ShutDown || ctl.State == pgdisk.ShutDownInRecovery {
-			// After the checkpoint at the end of a crash recovery the server goes on: see endsRecovery.
-			_, recovers := startupProcess(f.postmaster)
-			written = !recovers
+			written = !recovers // after the checkpoint at the end of a crash recovery the server goes on: see endsRecovery
 		}
 		return written || !f.postmaster.Alive(), nil
 	}
@@ -122,11 +132,15 @@ func (a *Agent) awaitEnd(ctx context.Context, f facts) (facts, error) {
 	if written {
 		return f, nil
 	}
+	return a.endAtOnce(ctx, f)
+}
+
+// endAtOnce ends a server with SIGKILL, its lock file left as it is: that tells what it was.
+func (a *Agent) endAtOnce(ctx context.Context, f facts) (facts, error) {
 	if _, err := a.killLeftovers(ctx); err != nil {
 		return f, ocf.Errorf(ocf.ErrGeneric, "%w", err)
 	}
-	ctl, err := pgdisk.ReadControl(a.pg.DataDir)
-	if err == nil {
+	if ctl, err := pgdisk.ReadControl(a.pg.DataDir); err == nil {
 		f.control = ctl
 	}
 	return f, nil
@@ -172,7 +186,9 @@ func (a *Agent) leaveNote(ctx context.Context, f facts) error {
 		return nil
 	}
 	var note *baton.Note
-	if f.control.State == pgdisk.ShutDown {
+	// A server that was given up and died at the end of its crash recovery was not shut down, whatever pg_control says: nobody
+	// has that checkpoint, and nobody will get it.
+	if f.control.State == pgdisk.ShutDown && !(a.dead() && a.diedInRecovery(f.control)) {
 		note, err = a.noteFromDisk(f.control)
 	} else {
 		note, err = a.crashNote(ctx, f.control)

@@ -31,12 +31,17 @@ func (a *Agent) stop(ctx context.Context) error {
 		a.leave(ctx, wasStandby)
 	}
 	a.serving = f.role == primary
-	// A pg_control that cannot be read does not make the server any less alive.
-	if f.postmaster.PID != 0 && (lookErr != nil || f.role == primary || f.role == standby || f.role == ambiguousUp) {
-		var err error
-		if f, err = a.endPrimary(ctx, f); err != nil {
-			return err
-		}
+	var err error
+	switch {
+	case f.postmaster.PID == 0:
+	case f.role == stopping:
+		f, err = a.awaitEnd(ctx, f) // a demote was killed while its checkpoint was written, or somebody else stops it
+	default:
+		// A pg_control that cannot be read does not make the server any less alive.
+		f, err = a.endPrimary(ctx, f)
+	}
+	if err != nil {
+		return err
 	}
 	if f.postmaster.PID != 0 && f.postmaster.Alive() {
 		if err := a.seeOff(ctx, f.postmaster.Process); err != nil {
@@ -146,7 +151,7 @@ func (a *Agent) hasWithdrawn() bool {
 func (a *Agent) afterStop(ctx context.Context, f facts) {
 	timeline := max(f.control.CheckPointTimeline, f.control.MinRecoveryTimeline)
 	known := a.state.Note != nil && a.state.Note.Node == a.inv.Node && a.state.Note.Timeline == timeline
-	if !known && (f.control.State == pgdisk.ShutDown || f.control.State == pgdisk.InProduction) {
+	if !known && f.control.State != pgdisk.InArchiveRecovery && f.control.State != pgdisk.ShutDownInRecovery {
 		if err := a.leaveNote(ctx, f); err != nil {
 			a.log.Error("note not saved", "error", err)
 		}
