@@ -300,7 +300,7 @@ func elect(q Question, know Knowledge, answers map[string]Answer, avoid []Claim,
 	if err := ancestry(q.Self, know, q.Challenge.Nonce, strict); err != nil {
 		return refuse("%v", err)
 	}
-	if note == nil && !stayed {
+	if !stayed {
 		who, start := "the last primary", ""
 		if last != nil {
 			who = last.Node

@@ -23,7 +23,7 @@ func (w *world) judge(n *sim, q baton.Question, v baton.Verdict) {
 			continue
 		}
 		live = live || w.node(b.Node).saw == w.last
-		there = there || w.there[b.Node]
+		there = there || w.there[b.Node] && !w.node(b.Node).dead // what that one has, nobody gets
 		effective = effective || slices.ContainsFunc(b.Claims, func(c baton.Claim) bool { return c.State == baton.Effective && c.CRC == w.last })
 		if o := w.node(b.Node); v.Note == nil && o != n && !o.dead && common(o.log, w.truth) == len(o.log) && common(n.log, w.truth) < len(o.log) {
 			w.violated("%s is elected with %d records of the last primary, %s answered and has %d", n.name, common(n.log, w.truth), o.name, len(o.log))
