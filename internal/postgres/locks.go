@@ -23,8 +23,10 @@ func (i *Instance) RemoveStaleLocks() ([]string, error) {
 		return nil, err
 	}
 	files := []string{filepath.Join(i.DataDir, "postmaster.pid")}
-	if filepath.IsAbs(i.SocketDir) {
-		files = append(files, filepath.Join(i.SocketDir, fmt.Sprintf(".s.PGSQL.%d.lock", i.Port)))
+	for _, dir := range []string{i.SocketDir, "/tmp", "/run/postgresql"} { // it may have more sockets than the one to connect to
+		if filepath.IsAbs(dir) {
+			files = append(files, filepath.Join(dir, fmt.Sprintf(".s.PGSQL.%d.lock", i.Port)))
+		}
 	}
 	var removed []string
 	for _, f := range files {

@@ -105,6 +105,9 @@ func TestInstance(t *testing.T) {
 		"a shell of root in the data directory":              {Path: "/bin/sleep", Args: []string{"sleep", "600"}, Dir: i.DataDir},
 		"a server's program elsewhere":                       command(i, "/", copyOf(t, "/bin/sleep", "postgres"), "600"),
 	}
+	contained := command(i, i.DataDir, copyOf(t, "/bin/sleep", "postgres"), "600")
+	contained.SysProcAttr.Cloneflags = syscall.CLONE_NEWPID
+	bystanders["a server of a container, whose paths are the same there"] = contained
 	for what, cmd := range bystanders {
 		if err := cmd.Start(); err != nil {
 			t.Fatalf("%s: %v", what, err)

@@ -310,7 +310,7 @@ func (i *Instance) owns(pid int) bool {
 		return false
 	}
 	info, err := os.Stat(procPath(pid, ""))
-	if err != nil {
+	if err != nil || elsewhere(pid) {
 		return false
 	}
 	uid := info.Sys().(*syscall.Stat_t).Uid
@@ -322,6 +322,17 @@ func (i *Instance) owns(pid int) bool {
 	}
 	dir, err := os.Stat(i.DataDir)
 	return err == nil && uid == dir.Sys().(*syscall.Stat_t).Uid
+}
+
+// elsewhere reports whether a process is in another pid namespace: a host sees the servers of its containers, with the paths
+// that they have there.
+func elsewhere(pid int) bool {
+	self, err := os.Readlink("/proc/self/ns/pid")
+	if err != nil {
+		return false
+	}
+	its, err := os.Readlink(procPath(pid, "ns/pid"))
+	return err == nil && its != self
 }
 
 // spawned reports whether a server's command line is one of [Instance.Spawn]. That is how a postmaster is known while it is

@@ -41,10 +41,13 @@ func (i *Instance) Connect(ctx context.Context) (*Session, error) {
 		"application_name": "pgbaton",
 		// The agent's own statements must neither wait for a synchronous standby nor be cut by a setting of the user.
 		"synchronous_commit": "local", "statement_timeout": "0", "lock_timeout": "0", "idle_session_timeout": "0",
-		"client_min_messages": "error",
+		"transaction_timeout": "0", "client_min_messages": "error",
 	}
 	if i.major() < 14 {
 		delete(cfg.RuntimeParams, "idle_session_timeout")
+	}
+	if i.major() < 17 {
+		delete(cfg.RuntimeParams, "transaction_timeout")
 	}
 	cfg.DialFunc = func(ctx context.Context, network, addr string) (net.Conn, error) {
 		return dialAs(ctx, i.Owner, network, addr)
