@@ -3,6 +3,7 @@ package e2e
 import (
 	"context"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -10,7 +11,7 @@ import (
 )
 
 // Ensure a reloadable parameter that is changed under a running cluster is in force with the next action, and that no
-// server is restarted for it; and that any other parameter does restart it.
+// server is restarted for it; and that any other parameter does restart it, and is in force when the server crashes then.
 func TestReloadAgent(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
@@ -75,6 +76,31 @@ func TestReloadAgent(t *testing.T) {
 		}
 		return true
 	})
+
+	// The sentinel, which has watched the server since before, starts it with what is in force now.
+	if primary, err = l.WaitPromoted(ctx, ""); err != nil {
+		t.Fatal(err)
+	}
+	seen(primary, "monitor", "OCF_RESKEY_start_opts=-c work_mem=5MB")
+	time.Sleep(3 * time.Second) // one sentinel ends, another one begins
+	killed := servers()[primary]
+	if err := l.SignalPostgres(primary, syscall.SIGKILL, false); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the crashed primary to serve again", func() bool {
+		pid, err := l.Postmaster(primary)
+		if err != nil || pid == killed {
+			return false
+		}
+		out, err := l.SQL(ctx, primary, "show work_mem")
+		if err == nil && strings.TrimSpace(out) != "5MB" {
+			t.Fatalf("it was started with work_mem=%s", out)
+		}
+		return err == nil
+	})
+	if now, err := l.WaitPromoted(ctx, primary); err != nil || now != primary {
+		t.Errorf("the primary is %s, it was %s: %v", now, primary, err)
+	}
 	s, err := l.View(ctx)
 	if err != nil {
 		t.Fatal(err)

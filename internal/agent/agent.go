@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -343,6 +344,15 @@ func (a *Agent) poll(ctx context.Context, what string, every time.Duration, done
 		}
 		a.clock.Sleep(ctx, every)
 	}
+}
+
+// age is how long ago something was that is written down with the time of day. A clock that was set back in between says nothing:
+// whatever was waited for is over.
+func (a *Agent) age(at time.Time) time.Duration {
+	if d := a.clock.Now().Sub(at); d >= 0 {
+		return d
+	}
+	return math.MaxInt64
 }
 
 // do runs one external effect under its name.

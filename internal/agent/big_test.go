@@ -204,3 +204,28 @@ func TestKeepUnarchived_Unmarked(t *testing.T) {
 		t.Errorf("the commands that make it anew delete what is not archived: %s", text)
 	}
 }
+
+// scoring is a cluster whose scores are known.
+type scoring struct {
+	memory
+	scores map[string]pacemaker.Score
+}
+
+func (s *scoring) Scores(context.Context) (map[string]pacemaker.Score, error) { return s.scores, nil }
+
+// Ensure a primary whose first monitor has not run does not hand over because its target's has, and that one whose score is not
+// lower than the target's does: somebody has ordered it.
+func TestScoresLess(t *testing.T) {
+	for _, tt := range []struct {
+		set         string
+		own, target pacemaker.Score
+		less        bool
+	}{{"10", 10, 50, true}, {"10", 10, 10, false}, {"100", 100, 100, false}, {"1001", 1001, 50, false}, {"1001", 10, 50, false}} {
+		a, _ := newPlace(t).agent(nil, "n1", "notify")
+		a.cluster = &scoring{scores: map[string]pacemaker.Score{"n1": tt.own, "n2": tt.target}}
+		a.vol.Score = tt.set
+		if got := a.scoresLess(t.Context(), "n2"); got != tt.less {
+			t.Errorf("set %s, in force %s, the target's %s: %t, want %t", tt.set, tt.own, tt.target, got, tt.less)
+		}
+	}
+}

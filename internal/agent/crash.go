@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/pgbaton/pgbaton/internal/baton"
-	"github.com/pgbaton/pgbaton/internal/journal"
 	"github.com/pgbaton/pgbaton/internal/pacemaker"
 	"github.com/pgbaton/pgbaton/internal/pgdisk"
 	"github.com/pgbaton/pgbaton/internal/postgres"
@@ -31,6 +30,9 @@ func (a *Agent) mourn(ctx context.Context, pm postgres.Postmaster, revivals *[]t
 	defer cancel()
 	if _, err := a.pg.Postmaster(); !errors.Is(err, postgres.ErrNotRunning) {
 		return false, nil // somebody has started it again
+	}
+	if a.vol.Parameters != "" && a.vol.Parameters != a.parameters() {
+		return false, nil // another sentinel takes over, with those that are in force
 	}
 	if a.vol.Parked || a.vol.Stopped || a.vol.Out != nil || a.rewinding() {
 		return false, nil // an action of ours, or a server that only recovers to be rewound
@@ -121,7 +123,7 @@ func (a *Agent) restartInPlace(ctx context.Context) error {
 // awaitWritable follows a primary's crash recovery, which may take long. It reports whether the server died of it.
 func (a *Agent) awaitWritable(ctx context.Context, noticed time.Time) (died bool, err error) {
 	patience := crashPatience
-	if limit := time.Duration(a.vol.RecoveryLimit) * time.Second; limit > 0 {
+	if limit := time.Duration(a.params.RecoveryLimit) * time.Second; limit > 0 {
 		patience = min(patience, limit)
 	}
 	limited, cancel := context.WithTimeout(ctx, patience)
@@ -162,7 +164,7 @@ func (a *Agent) recovers() bool {
 // endRecovery gives the role away if the crash recovery of a primary has taken longer than the user wants to wait, and
 // somebody else could have it: without another candidate the recovery is the shortest way to a primary.
 func (a *Agent) endRecovery(ctx context.Context, since time.Time) error {
-	limit := journal.LoadVolatile(a.inv.Resource).RecoveryLimit
+	limit := a.params.RecoveryLimit
 	if limit == 0 || a.clock.Now().Sub(since) < time.Duration(limit)*time.Second {
 		return nil
 	}

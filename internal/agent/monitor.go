@@ -177,7 +177,7 @@ func (a *Agent) monitorPrimary(ctx context.Context, f facts) error {
 		a.show(wait, sess)
 	}
 	slow := a.commits(wait, sess, err)
-	if a.hung() && (!a.sentinelRuns() || a.clock.Now().Sub(a.vol.Stall.Last) > lockedFor) {
+	if a.hung() && (!a.sentinelRuns() || a.age(a.vol.Stall.Last) > lockedFor) {
 		// The sentinel may hang, too, with the lock: where it notes why it leaves the role may be on the same disk.
 		return roleCode{ocf.FailedPromoted, slow}
 	}
@@ -305,9 +305,8 @@ func (a *Agent) upkeep(ctx context.Context, f facts, st baton.Standing, status s
 	if a.unlocked {
 		return nil
 	}
-	now := a.clock.Now()
 	attrd := a.cluster.Incarnation(a.vol.Attrd)
-	if attrd != a.vol.Attrd || now.Sub(time.Unix(a.vol.Asserted, 0)) > assertInterval {
+	if attrd != a.vol.Attrd || a.age(time.Unix(a.vol.Asserted, 0)) > assertInterval {
 		if err := a.reassert(ctx, attrd); err != nil {
 			return err
 		}
@@ -321,7 +320,7 @@ func (a *Agent) upkeep(ctx context.Context, f facts, st baton.Standing, status s
 			a.log.Warn("the claim in the cluster's configuration is not removed", "error", err)
 		}
 	}
-	a.passOn()
+	a.renewSentinel()
 	a.ensureSentinel()
 	if err := a.learnUnread(ctx); err != nil && !st.Primary {
 		return err // without it, it has no score to be promoted with
@@ -359,7 +358,7 @@ func (a *Agent) upkeep(ctx context.Context, f facts, st baton.Standing, status s
 		}
 	}
 	if st.Primary && a.leaving() {
-		if now.Sub(a.vol.Refused) < tendFor {
+		if a.age(a.vol.Refused) < tendFor {
 			return nil // its score says that it leaves the role; Pacemaker may not have begun yet
 		}
 		a.log.Warn("nobody has taken the role over: keeping it", "was", a.state.Refusal.Reason)
@@ -443,8 +442,8 @@ func (a *Agent) followPrimary(ctx context.Context, st baton.Standing, timeline p
 	if a.params.MaxLag == 0 {
 		return nil
 	}
-	if st.Primary && st.Written == 0 {
-		return nil // it did not say
+	if st.Primary && (st.Written == 0 || a.unclaimed(timeline)) {
+		return nil // it did not say, or is a server that was promoted by hand beside the cluster's primary
 	}
 	if st.Primary {
 		a.vol.Primary = &pgdisk.Position{Timeline: timeline, LSN: st.Written}
@@ -539,7 +538,7 @@ func (a *Agent) adopt(scores map[string]pacemaker.Score) (bool, error) {
 
 // mayLift gathers what lifting a refusal depends on.
 func (a *Agent) mayLift(ctx context.Context, st baton.Standing, timeline pgdisk.TimelineID) (bool, error) {
-	if a.state.Refusal.Crashed && a.clock.Now().Sub(a.vol.Refused) < crashPatience && !st.Streaming {
+	if a.state.Refusal.Crashed && a.age(a.vol.Refused) < crashPatience && !st.Streaming {
 		return false, nil // the sentinel waits for somebody to take over
 	}
 	list, err := a.others(ctx)
@@ -598,7 +597,7 @@ func (a *Agent) mayLift(ctx context.Context, st baton.Standing, timeline pgdisk.
 	if a.state.Refusal.Soon {
 		patience = retrySoon
 	}
-	patient := a.clock.Now().Sub(a.vol.Refused) < patience
+	patient := a.age(a.vol.Refused) < patience
 	if !primaryExists && (note == nil || note.Kind == baton.Abandoned || a.state.Refusal.Soon) && patient {
 		return false, nil // nothing will have changed
 	}

@@ -65,6 +65,9 @@ func (a *Agent) awaitMark(ctx context.Context) error {
 func (a *Agent) halfRewound(ctx context.Context) error {
 	r, err := a.store.LoadRewind()
 	v := baton.Return{Rejoin: baton.Rewind}
+	if err == nil {
+		err = a.sameTarget(r)
+	}
 	if err != nil {
 		v = baton.Return{Rejoin: baton.Clone, Reason: err.Error()}
 	} else {
@@ -142,7 +145,7 @@ func (a *Agent) monitorOut(ctx context.Context) (bool, error) {
 			return false, nil
 		}
 	}
-	if attrd := a.cluster.Incarnation(a.vol.Attrd); attrd != a.vol.Attrd || a.clock.Now().Sub(time.Unix(a.vol.Asserted, 0)) > assertInterval {
+	if attrd := a.cluster.Incarnation(a.vol.Attrd); attrd != a.vol.Attrd || a.age(time.Unix(a.vol.Asserted, 0)) > assertInterval {
 		if err := a.reassert(ctx, attrd); err != nil {
 			a.log.Warn("upkeep", "error", err)
 		}

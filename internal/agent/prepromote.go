@@ -287,7 +287,7 @@ func (a *Agent) ask(ctx context.Context, list []baton.Bulletin, sess *postgres.S
 // asked returns the challenge that this node published ahead, in post-demote, if no attempt came between.
 func (a *Agent) asked() (baton.Challenge, bool) {
 	asked := a.vol.Asked
-	if asked == nil || a.clock.Now().Sub(asked.At) > askedFor || asked.Challenge.Claim.Seq+1 != baton.NextSeq(a.state.Claims) {
+	if asked == nil || a.age(asked.At) > askedFor || asked.Challenge.Claim.Seq+1 != baton.NextSeq(a.state.Claims) {
 		return baton.Challenge{}, false
 	}
 	return asked.Challenge, true
@@ -315,7 +315,9 @@ func (a *Agent) awaitVerdict(ctx context.Context, challenge baton.Challenge, ses
 	var v baton.Verdict
 	var list []baton.Bulletin
 	needAnswers := true
-	err := a.poll(ctx, "proof and answers", proofInterval, func() (bool, error) {
+	most, cancel := a.share(ctx, 0.8) // the rest is for saying no
+	defer cancel()
+	err := a.poll(most, "proof and answers", proofInterval, func() (bool, error) {
 		now := a.clock.Now()
 		if needAnswers {
 			if list != nil {
@@ -399,8 +401,13 @@ func (a *Agent) preDemote(ctx context.Context) error {
 	}
 	target := p.Promote[0]
 	mayCallOff := baton.CanCallOff(p, a.inv.Node)
-	if attrd := a.cluster.Incarnation(a.vol.Attrd); mayCallOff && attrd != a.vol.Attrd {
-		return a.reclaim(ctx, attrd)
+	if attrd := a.cluster.Incarnation(a.vol.Attrd); mayCallOff {
+		switch {
+		case attrd != a.vol.Attrd:
+			return a.reclaim(ctx, attrd, "attrd was restarted and took this primary's score along")
+		case a.scoresLess(ctx, target):
+			return a.reclaim(ctx, attrd, "this primary had no time yet to set its score")
+		}
 	}
 	if mayCallOff {
 		a.hurrySenders(f)
@@ -533,9 +540,9 @@ func (a *Agent) callOff(ctx context.Context, f facts, target, why string) error 
 // are the highest and this plan was made. With the score in the CIB it is made anew, and moves the role only if somebody
 // wants that. Nothing else could be quicker: Pacemaker plans as soon as the new attrd has wiped the old one's attributes,
 // and demotes as soon as this notification has ended. A permanent score would outlive the node that it belongs to.
-func (a *Agent) reclaim(ctx context.Context, attrd string) error {
-	a.log.Warn("attrd was restarted and took this primary's score along: setting it again", "change", a.changeNow())
-	a.record("called off", "attrd was restarted and took this primary's score along", false)
+func (a *Agent) reclaim(ctx context.Context, attrd, why string) error {
+	a.log.Warn(why+": setting it", "change", a.changeNow())
+	a.record("called off", why, false)
 	a.vol.Score = ""
 	err := a.poll(ctx, "attrd to take the score", 20*time.Millisecond, func() (bool, error) {
 		return a.assertScore(ctx, baton.ScorePrimary, false) == nil, nil // it may still be starting
@@ -549,6 +556,17 @@ func (a *Agent) reclaim(ctx context.Context, attrd string) error {
 	})
 	// The bulletin went with the score.
 	return errors.Join(err, a.reassert(ctx, attrd))
+}
+
+// scoresLess reports whether this primary's first monitor has not run yet, and the target's has: then the plan may have no other
+// reason than that the target has come up in between, and clients would lose their primary for nothing.
+func (a *Agent) scoresLess(ctx context.Context, target string) bool {
+	if a.vol.Score == pacemaker.Score(baton.ScorePrimary).String() {
+		return false
+	}
+	scores, err := a.cluster.Scores(ctx)
+	own, there := scores[a.inv.Node]
+	return err == nil && there && own < scores[target]
 }
 
 func (a *Agent) overrideAndReload(f facts, setting [2]string) error {

@@ -163,7 +163,8 @@ func (a *Agent) question(ctx context.Context, sess *postgres.Session) (baton.Que
 	lone := !a.plan.Known()
 	q := baton.Question{
 		Participants: a.participants(), MaxLag: a.params.MaxLag, Lone: lone, Demoted: a.demoted(),
-		Settled: true, // pre-promote has waited for whoever may still answer
+		// Pre-promote has waited for whoever may still answer. But under load the others are asked only after it.
+		Settled: lone || a.clock.Now().Sub(a.began) > settleLimit,
 	}
 	self, err := a.candidate(ctx, sess, a.state.Note, lone)
 	if err != nil {
@@ -198,11 +199,14 @@ func (a *Agent) question(ctx context.Context, sess *postgres.Session) (baton.Que
 	return q, fmt.Errorf("the pre-promote notification of this attempt did not run here: is notify=true set on the clone?")
 }
 
+// settleLimit is how long a promote waits for an answer that is not needed, and may be that of a node that has more.
+const settleLimit = 2 * time.Second
+
 // heard is what pre-promote heard from the others, if it is still the last word: an attempt of another node since then
 // would have been stored here with a higher sequence number, in answer to its challenge.
 func (a *Agent) heard() *journal.Heard {
 	h := a.vol.Heard
-	if h == nil || !a.plan.Known() || a.clock.Now().Sub(h.At) > time.Minute || h.Challenge.Claim.Seq+1 != baton.NextSeq(a.state.Claims) {
+	if h == nil || !a.plan.Known() || a.age(h.At) > time.Minute || h.Challenge.Claim.Seq+1 != baton.NextSeq(a.state.Claims) {
 		return nil
 	}
 	return h

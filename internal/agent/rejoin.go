@@ -95,7 +95,7 @@ func (a *Agent) mayRewind() bool {
 		return false
 	}
 	text, at := a.doing()
-	return !strings.HasPrefix(text, rewindStopped) || a.clock.Now().Sub(at) > retryRejoin
+	return !strings.HasPrefix(text, rewindStopped) || a.age(at) > retryRejoin
 }
 
 // rewinding reports whether a rewind is under way or was cut short: the data directory must not be started.
@@ -133,14 +133,29 @@ func (a *Agent) rejoinLock() (*os.File, error) {
 	return f, nil
 }
 
-// rejoining reports whether the detached part, or a program of it, is at work.
+// rejoining reports whether the detached part, or a program of it, is at work. What a restore_command has left behind in a group of
+// its own may hold the lock, too, and has nothing to do with the data directory.
 func (a *Agent) rejoining() bool {
 	f, err := os.OpenFile(a.rejoinLockPath(), os.O_RDWR, 0)
 	if err != nil {
 		return false
 	}
 	defer f.Close()
-	return syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) == syscall.EWOULDBLOCK
+	if syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) != syscall.EWOULDBLOCK {
+		return false
+	}
+	group := a.rejoinGroup()
+	return group == 0 || syscall.Kill(-group, 0) != syscall.ESRCH
+}
+
+// rejoinGroup is the process group of the detached part, 0 if it has not said so yet.
+func (a *Agent) rejoinGroup() int {
+	data, _ := os.ReadFile(a.rejoinLockPath())
+	group, err := strconv.Atoi(strings.TrimSpace(string(data)))
+	if err != nil || group <= 1 {
+		return 0
+	}
+	return group
 }
 
 // endRejoin ends the detached part and its programs: after a stop nothing may touch the data directory. A rewind goes on
@@ -150,9 +165,8 @@ func (a *Agent) endRejoin(ctx context.Context) error {
 		return nil
 	}
 	return a.poll(ctx, "the rewind to end", 10*time.Millisecond, func() (bool, error) {
-		data, _ := os.ReadFile(a.rejoinLockPath())
 		// As long as somebody of the group holds the lock, its number is not given to another.
-		if group, err := strconv.Atoi(strings.TrimSpace(string(data))); err == nil && group > 1 && group != syscall.Getpgrp() && a.rejoining() {
+		if group := a.rejoinGroup(); group != 0 && group != syscall.Getpgrp() && a.rejoining() {
 			a.do("end-rejoin", func() error { return syscall.Kill(-group, syscall.SIGKILL) })
 		}
 		return !a.rejoining(), nil

@@ -31,12 +31,15 @@ func (a *Agent) rewind(ctx context.Context, lock *os.File) error {
 		}
 	} else if !r.Done {
 		a.pg.BinDir = r.BinDir // PG_VERSION, by which it is found, may be half written
-		a.say("the rewind was cut short: beginning again")
-		if err := a.restoreTarget(r); err != nil {
-			return fmt.Errorf("a rewind was cut short, and what a second run needs cannot be put back (%w): make this instance anew: %s", err, a.cloneCommands())
+		if err := a.sameTarget(r); err != nil {
+			return err
 		}
+		a.say("the rewind was cut short: beginning again")
 		if err := a.checkSource(ctx, src); err != nil {
 			return err
+		}
+		if err := a.restoreTarget(r); err != nil {
+			return fmt.Errorf("a rewind was cut short, and what a second run needs cannot be put back (%w): make this instance anew: %s", err, a.cloneCommands())
 		}
 	}
 	if !r.Done {
@@ -49,7 +52,10 @@ func (a *Agent) rewind(ctx context.Context, lock *os.File) error {
 		if err := a.do("pg-rewind", func() (err error) { out, err = a.pgRewind(ctx, src); return err }); err != nil {
 			return src.why(out, err)
 		}
-		if strings.Contains(out, "no rewind required") {
+		if strings.Contains(out, unneeded) {
+			if !r.Unneeded {
+				return fmt.Errorf("a rewind was cut short, and the primary of now needs none of it: make this instance anew: %s", a.cloneCommands())
+			}
 			if err := a.cutWAL(r); err != nil {
 				return err
 			}
@@ -61,6 +67,9 @@ func (a *Agent) rewind(ctx context.Context, lock *os.File) error {
 	}
 	return a.finishRewind(ctx, r)
 }
+
+// unneeded is how pg_rewind says that this instance's data are on the source's line (perform_rewind in pg_rewind.c).
+const unneeded = "no rewind required"
 
 // rewindSource is how the programs of a rewind reach the primary.
 type rewindSource struct {

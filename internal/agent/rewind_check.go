@@ -58,7 +58,7 @@ func (a *Agent) prepareRewind(ctx context.Context, src rewindSource) (*journal.R
 	}
 	r := &journal.Rewind{
 		Began: a.clock.Now(), DataDir: a.pg.RealDataDir(), BinDir: a.pg.BinDir, Reason: a.vol.Out.Reason,
-		Timeline: fork.timeline, Fork: fork.at,
+		Timeline: fork.timeline, Fork: fork.at, Unneeded: fork.unneeded,
 	}
 	r.Keep = filepath.Join(a.store.Dir, fmt.Sprintf("lost-%s-%d-%08X-%08X", r.Began.UTC().Format("20060102T150405"), fork.timeline, uint64(fork.at)>>32, uint64(fork.at)&0xFFFFFFFF))
 	if err := a.do("keep-lost", func() error { return a.putAside(ctl, fork, r) }); err != nil {
@@ -191,6 +191,7 @@ type forkPoint struct {
 	timeline   pgdisk.TimelineID
 	at         pgdisk.LSN // where the histories parted
 	checkpoint pgdisk.LSN // of the last common checkpoint: from there on it reads this instance's WAL
+	unneeded   bool       // only what was not replayed lies behind the fork
 }
 
 var (
@@ -223,7 +224,8 @@ func (a *Agent) dryRun(ctx context.Context, src rewindSource) (forkPoint, error)
 	if p.at, err = pgdisk.ParseLSN(m[1]); err != nil {
 		return p, err
 	}
-	p.checkpoint = p.at // no rewind is required: nothing before the fork is read again
+	p.unneeded = strings.Contains(out, unneeded)
+	p.checkpoint = p.at // nothing before the fork is read again then
 	if c != nil {
 		p.checkpoint, err = pgdisk.ParseLSN(c[1])
 	}

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -152,23 +153,15 @@ func (a *Agent) restoreTarget(r *journal.Rewind) error {
 				}
 			}
 		}
-		if err := os.Remove(filepath.Join(a.pg.DataDir, "backup_label")); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return err
-		}
 		removed := 0
 		for _, top := range []string{"base", "global", "pg_tblspc"} {
 			root := filepath.Join(a.pg.DataDir, top)
 			dirs := []string{root}
 			if top == "pg_tblspc" {
-				links, err := filepath.Glob(filepath.Join(root, "*"))
-				if err != nil {
+				// Of this version: a cluster of another one may have a tablespace in the same place.
+				var err error
+				if dirs, err = filepath.Glob(filepath.Join(root, "*", fmt.Sprintf("PG_%d_*", a.majorVersion()))); err != nil {
 					return err
-				}
-				dirs = dirs[:0]
-				for _, l := range links {
-					if real, err := filepath.EvalSymlinks(l); err == nil {
-						dirs = append(dirs, real)
-					}
 				}
 			}
 			for _, d := range dirs {
@@ -180,8 +173,47 @@ func (a *Agent) restoreTarget(r *journal.Rewind) error {
 			}
 		}
 		a.log.Info("relation files that the rewind has touched will come as a whole", "files", removed)
-		return copyAs(filepath.Join(r.Keep, asideControl), pgdisk.ControlPath(a.pg.DataDir))
+		if err := copyAs(filepath.Join(r.Keep, asideControl), pgdisk.ControlPath(a.pg.DataDir)); err != nil {
+			return err
+		}
+		// Only now: see sameTarget.
+		if err := os.Remove(filepath.Join(a.pg.DataDir, "backup_label")); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		return nil
 	})
+}
+
+// sameTarget makes sure that the data directory still is what a rewind was cut short in, and not what a person has put in its
+// place: its pg_control is that from before, or pg_rewind, which writes it last, has just put backup_label beside it
+// (perform_rewind in pg_rewind.c).
+func (a *Agent) sameTarget(r *journal.Rewind) error {
+	replaced := func(found string) error {
+		return fmt.Errorf("a rewind of %s was cut short on %s, and this is another data directory (%s): if it is complete, forget the rewind, as root on %s: %s",
+			r.DataDir, r.Began.Format(time.DateTime), found, a.inv.Node, commands([]string{"rm", a.store.RewindPath()}))
+	}
+	if dir := a.pg.RealDataDir(); dir != r.DataDir {
+		return replaced("it is " + dir)
+	}
+	was, err := os.ReadFile(filepath.Join(r.Keep, asideControl))
+	if err != nil {
+		return fmt.Errorf("what a rewind that was cut short has put aside: %w", err)
+	}
+	now, err := os.ReadFile(pgdisk.ControlPath(a.pg.DataDir))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if bytes.Equal(was, now) {
+		return nil
+	}
+	label, err := os.ReadFile(filepath.Join(a.pg.DataDir, "backup_label"))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if !bytes.Contains(label, []byte("BACKUP METHOD: pg_rewind")) {
+		return replaced("pg_control is neither that from before nor one that pg_rewind wrote")
+	}
+	return nil
 }
 
 // relationFile is the name of a relation's segment or fork (isRelDataFile in src/bin/pg_rewind/filemap.c, and forks).

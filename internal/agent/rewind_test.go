@@ -3,14 +3,18 @@ package agent
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
 	"github.com/pgbaton/pgbaton/internal/baton"
+	"github.com/pgbaton/pgbaton/internal/journal"
 	"github.com/pgbaton/pgbaton/internal/pgdisk"
 	"github.com/pgbaton/pgbaton/internal/postgres"
 )
@@ -242,5 +246,103 @@ func TestOwnFiles(t *testing.T) {
 	list, err := a.ownFiles()
 	if err != nil || len(list) != 2 || list[0].name != "conf.d/local.conf" || list[1].name != "postgresql.conf" {
 		t.Errorf("own files: %+v, %v; want conf.d/local.conf and postgresql.conf", list, err)
+	}
+}
+
+// Ensure a rewind that was cut short goes on only in the data directory in which it was: a person may have put a backup in its
+// place, whose files would be taken for those that pg_rewind has touched, and removed.
+func TestSameTarget(t *testing.T) {
+	p := newPlace(t)
+	i := p.instance("data", "5433")
+	a, _ := p.agent(i, "n1", rejoinAction)
+	keep := filepath.Join(p.dir, "lost")
+	write := func(path, text string) {
+		t.Helper()
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o700), os.WriteFile(path, []byte(text), 0o600)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(filepath.Join(keep, asideControl), "before")
+	label := filepath.Join(i.DataDir, "backup_label")
+	for _, tt := range []struct {
+		name, control, label, dir string
+		same                      bool
+	}{
+		{"pg_rewind was killed before it wrote pg_control", "before", "", i.DataDir, true},
+		{"and after it wrote its label", "before", "BACKUP METHOD: pg_rewind\n", i.DataDir, true},
+		{"it was killed after that", "after", "BACKUP METHOD: pg_rewind\n", i.DataDir, true},
+		{"a base backup that was not started yet", "backup", "BACKUP METHOD: streamed\n", i.DataDir, false},
+		{"one that ran", "backup", "", i.DataDir, false},
+		{"nothing is there", "", "", i.DataDir, false},
+		{"pgdata is another one by now", "before", "", "/elsewhere", false},
+	} {
+		os.RemoveAll(i.DataDir)
+		if tt.control != "" {
+			write(pgdisk.ControlPath(i.DataDir), tt.control)
+		}
+		if tt.label != "" {
+			write(label, tt.label)
+		}
+		r := &journal.Rewind{DataDir: tt.dir, Keep: keep, Began: time.Now()}
+		if err := a.sameTarget(r); (err == nil) != tt.same || err != nil && !strings.Contains(err.Error(), "rm "+a.store.RewindPath()) {
+			t.Errorf("%s: %v, expected that it is the same: %t", tt.name, err, tt.same)
+		}
+	}
+}
+
+// Ensure what a restore_command has left running, with the lock of a rewind in its hands, does not count as the rewind: a stop would
+// wait for it in vain, and the node be fenced.
+func TestRejoining_StrayHolder(t *testing.T) {
+	a, _ := newPlace(t).agent(&postgres.Instance{}, "n1", "stop")
+	if err := os.MkdirAll(journal.RunDir(a.inv.Resource), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	lock, err := a.rejoinLock()
+	if err != nil || lock == nil {
+		t.Fatal(lock, err)
+	}
+	if !a.rejoining() {
+		t.Error("nobody rejoins, but this process does")
+	}
+	group := exec.Command("/bin/sleep", "600")
+	group.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	stray := exec.Command("/bin/sleep", "600")
+	stray.SysProcAttr, stray.ExtraFiles = group.SysProcAttr, []*os.File{lock}
+	for _, cmd := range []*exec.Cmd{group, stray} {
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		go cmd.Wait()
+		defer cmd.Process.Kill()
+	}
+	if err := os.WriteFile(a.rejoinLockPath(), []byte(fmt.Sprint(group.Process.Pid)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	lock.Close()
+	if err := a.endRejoin(within(t, 5*time.Second)); err != nil {
+		t.Errorf("the rewind has ended, but: %v", err)
+	}
+	if err := stray.Process.Signal(syscall.Signal(0)); err != nil {
+		t.Errorf("what is none of the rewind was killed: %v", err)
+	}
+}
+
+// Ensure a clock that was set back does not make this node wait for hours.
+func TestAge(t *testing.T) {
+	a, _ := newPlace(t).agent(&postgres.Instance{}, "n1", "monitor")
+	a.vol.Out = &journal.Out{Rejoin: baton.Rewind}
+	a.params.RewindConninfo = "host=n2"
+	if err := os.MkdirAll(journal.RunDir(a.inv.Resource), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	a.say(rewindStopped + "no room")
+	for age, may := range map[time.Duration]bool{0: false, time.Hour: true, -time.Hour: true} {
+		at := time.Now().Add(-age)
+		if err := os.Chtimes(a.doingPath(), at, at); err != nil {
+			t.Fatal(err)
+		}
+		if got := a.mayRewind(); got != may {
+			t.Errorf("a rewind that stopped %s ago may begin again: %t, want %t", age, got, may)
+		}
 	}
 }

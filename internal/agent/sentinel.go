@@ -2,6 +2,8 @@ package agent
 
 import (
 	"context"
+	"fmt"
+	"hash/fnv"
 	"io"
 	"os"
 	"path/filepath"
@@ -53,17 +55,36 @@ func (a *Agent) ensureSentinel() {
 	a.spawnDetached(sentinelAction)
 }
 
-// passOn hands a sentinel that began with other parameters those that it needs.
-func (a *Agent) passOn() {
-	if !a.tending && a.vol.RecoveryLimit != a.params.RecoveryLimit {
-		a.vol.RecoveryLimit = a.params.RecoveryLimit
-		a.saveVolatile()
+// renewSentinel has a sentinel that began with other parameters end, and another one take its place: it would start a crashed
+// server with those, or look for it where it is no more.
+func (a *Agent) renewSentinel() {
+	was, now := a.vol.Parameters, a.parameters()
+	if a.tending || was == now {
+		return
 	}
+	a.vol.Parameters = now
+	a.saveVolatile()
+	if was != "" {
+		a.spawnDetached(sentinelAction)
+	}
+}
+
+// parameters is a checksum of what the user has set: a password may be among it.
+func (a *Agent) parameters() string {
+	h := fnv.New64a()
+	fmt.Fprintf(h, "%+v", a.params)
+	return fmt.Sprintf("%016x", h.Sum64())
+}
+
+// outdated reports whether this sentinel began with other parameters than those of the last action.
+func (a *Agent) outdated() bool {
+	now := journal.LoadVolatile(a.inv.Resource).Parameters
+	return now != "" && now != a.parameters()
 }
 
 // sentinel watches one incarnation of the server after the other.
 func (a *Agent) sentinel(ctx context.Context) error {
-	brief, cancel := context.WithTimeout(ctx, 500*time.Millisecond)
+	brief, cancel := context.WithTimeout(ctx, 2*sentinelInterval) // one with other parameters may be about to end
 	release, err := a.flock(brief, "sentinel.lock")
 	cancel()
 	if err != nil {
@@ -79,7 +100,7 @@ func (a *Agent) sentinel(ctx context.Context) error {
 	for ctx.Err() == nil {
 		pm, err := a.pg.Postmaster()
 		if err != nil {
-			if a.clock.Now().Sub(idle) > sentinelIdle {
+			if a.clock.Now().Sub(idle) > sentinelIdle || a.outdated() {
 				return nil
 			}
 			a.clock.Sleep(ctx, 50*time.Millisecond)
@@ -114,6 +135,9 @@ func (a *Agent) sentinel(ctx context.Context) error {
 			}
 			if executable() != self {
 				return nil // the agent was replaced: the next monitor starts the new one's sentinel
+			}
+			if a.outdated() {
+				return nil // whoever changed them has started another one
 			}
 			if now := a.clock.Now(); now.Sub(asked) > oursEvery {
 				asked = now
@@ -159,7 +183,7 @@ func (a *Agent) tend(ctx context.Context, since time.Time, last *time.Time) {
 		behind = young && err == nil && (st.Left != nil || st.Away)
 		ready = refused && err == nil && st.Refusal != nil && st.Refusal.Starting && a.ready()
 	}
-	if !restarted && !(refused && now.Sub(vol.Refused) < tendFor) && !ready && !behind && vol.Stall == nil {
+	if !restarted && !(refused && a.age(vol.Refused) < tendFor) && !ready && !behind && vol.Stall == nil {
 		return
 	}
 	*last = now

@@ -47,16 +47,30 @@ func TestEnvironment(t *testing.T) {
 	}
 }
 
-// Ensure a monitor that the sentinel runs with the parameters that it began with does not hand those on as new ones.
-func TestPassOn(t *testing.T) {
-	a, _ := newPlace(t).agent(&postgres.Instance{}, "n1", "monitor")
-	a.params.RecoveryLimit = 60
-	a.passOn()
-	a.params.RecoveryLimit, a.tending = 0, true
-	a.passOn()
-	if got := journal.LoadVolatile(a.inv.Resource).RecoveryLimit; got != 60 {
-		t.Errorf("crash_recovery_limit for the sentinel: %d, want 60", got)
+// Ensure a sentinel that began with other parameters than those of the last action knows it, and that a monitor which the sentinel
+// itself runs does not hand its own on as new ones: it would start a crashed primary on the port that it had before.
+func TestRenewSentinel(t *testing.T) {
+	p := newPlace(t)
+	sentinel, _ := p.agent(&postgres.Instance{}, "n1", sentinelAction)
+	sentinel.params.PGPort = 5432
+	if sentinel.outdated() {
+		t.Error("outdated before any action has said what is in force")
 	}
+	act := func(port int, tending, want bool) {
+		t.Helper()
+		a, _ := p.agent(&postgres.Instance{}, "n1", "monitor")
+		a.vol = journal.LoadVolatile(a.inv.Resource)
+		a.params.PGPort, a.tending = port, tending
+		a.renewSentinel()
+		if got := sentinel.outdated(); got != want {
+			t.Errorf("after an action with port %d (of the sentinel: %t): outdated: %t, want %t", port, tending, got, want)
+		}
+	}
+	act(5432, false, false)
+	act(5433, true, false)
+	act(5433, false, true)
+	act(5432, true, true)
+	act(5432, false, false)
 }
 
 // sentinelLives has this test hold what a sentinel holds as long as it lives.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -78,7 +79,7 @@ func (a *Agent) tryCommit(ctx context.Context, sess *postgres.Session) (found *b
 	}
 	now := a.clock.Now()
 	idle := c.Waiting == 0
-	if idle && now.Sub(a.vol.Probed) < idleProbe {
+	if idle && a.age(a.vol.Probed) < idleProbe {
 		return nil, "", true
 	}
 	limited, cancel := context.WithTimeout(ctx, commitLimit)
@@ -135,6 +136,10 @@ func (a *Agent) inKernel() *baton.Evidence {
 	if err != nil {
 		return nil
 	}
+	wal, err := filepath.EvalSymlinks(a.walDir())
+	if err != nil {
+		wal = filepath.Join(a.pg.RealDataDir(), "pg_wal")
+	}
 	if a.vol.Stall != nil { // the one from before first: it has waited longest
 		slices.SortStableFunc(list, func(p, q postgres.Process) int {
 			return boolInt(q.PID == a.vol.Stall.PID) - boolInt(p.PID == a.vol.Stall.PID)
@@ -142,7 +147,7 @@ func (a *Agent) inKernel() *baton.Evidence {
 	}
 	for _, p := range list {
 		path, switches, ok := p.WaitsFor()
-		if ok && strings.HasPrefix(path, a.pg.RealDataDir()+"/pg_wal/") {
+		if ok && strings.HasPrefix(path, wal+"/") {
 			return &baton.Evidence{At: a.clock.Now(), PID: p.PID, Switches: switches, What: fmt.Sprintf("pid %d waits in the kernel for %s", p.PID, path)}
 		}
 	}
@@ -162,7 +167,7 @@ func boolInt(b bool) int {
 // What such a server had written and not flushed, no standby has: the role comes back for it, but not a second time in a
 // row. Nobody was told that any of it was committed, but for who uses synchronous_commit=off.
 func (a *Agent) endStalled(ctx context.Context, last *time.Time) error {
-	stalled := func() bool { return a.vol.Stall.Hung() && a.clock.Now().Sub(a.vol.Stall.Last) < stallFresh }
+	stalled := func() bool { return a.vol.Stall.Hung() && a.age(a.vol.Stall.Last) < stallFresh }
 	if a.vol = journal.LoadVolatile(a.inv.Resource); !stalled() {
 		return nil
 	}

@@ -19,6 +19,7 @@ import (
 // start brings the instance up as a standby, always: who becomes primary is decided by promote. It does not wait for
 // recovery to finish, only until the server is past what a wrong configuration would make it die of.
 func (a *Agent) start(ctx context.Context) error {
+	a.renewSentinel()
 	if a.rejoining() {
 		return nil // it was started before, and is kept out
 	}
@@ -358,7 +359,7 @@ var standbySetting = [2]string{"wal_retrieve_retry_interval", "200ms"}
 
 // reloadParameters is called when a parameter was changed that needs no restart.
 func (a *Agent) reloadParameters(ctx context.Context) error {
-	a.passOn()
+	a.renewSentinel()
 	if a.vol.Out == nil {
 		return a.validate(ctx)
 	}

@@ -27,6 +27,7 @@ type Rewind struct {
 	Timeline pgdisk.TimelineID `json:"timeline"` // on which the histories parted
 	Fork     pgdisk.LSN        `json:"fork"`     // where
 	Files    []string          `json:"files"`    // the user's own in the data directory
+	Unneeded bool              `json:"unneeded"` // pg_rewind sees nothing to do but for WAL that was not replayed
 	Done     bool              `json:"done"`     // pg_rewind has ended well: only the user's own files are to be put back
 }
 

@@ -15,32 +15,32 @@ const RunRoot = "/run/pgbaton"
 
 // Volatile is what a node knows since it booted. Its loss is always safe.
 type Volatile struct {
-	Live          bool             `json:"live,omitempty"`           // a primary was seen since boot
-	Saw           uint64           `json:"saw,omitempty"`            // Seq of the newest claim this node was there for since it booted
-	Parked        bool             `json:"parked,omitempty"`         // demote left the instance down, to be started as a standby
-	Informed      string           `json:"informed,omitempty"`       // incarnation of attrd in which stop ended the instance beside a node that was gone: see baton.Candidate
-	Stopped       bool             `json:"stopped,omitempty"`        // stop ended the instance: that it is down is no crash, whatever pg_control says
-	Challenge     string           `json:"challenge,omitempty"`      // nonce this node asked with last, as a target
-	Asked         *Asked           `json:"asked,omitempty"`          // a challenge published ahead of the attempt it is for
-	Recorded      string           `json:"recorded,omitempty"`       // nonce of this node's claim that is in the cluster's configuration
-	Forgotten     bool             `json:"forgotten,omitempty"`      // and it was seen to be there no more
-	Unread        bool             `json:"unread,omitempty"`         // the claims in the cluster's configuration could not be read when the instance started
-	Heard         *Heard           `json:"heard,omitempty"`          // what the verdict of pre-promote rested on
-	Asking        *baton.Challenge `json:"asking,omitempty"`         // the challenge in this node's bulletin
-	LastAnswer    *baton.Answer    `json:"last_answer,omitempty"`    // the answer in it
-	Refused       time.Time        `json:"refused,omitzero"`         // when a crashed primary left the role to others
-	Out           *Out             `json:"out,omitempty"`            // the instance is kept out: it is down, and Pacemaker believes it started
-	Stall         *baton.Stall     `json:"stall,omitempty"`          // no commit ends on this primary
-	Probed        time.Time        `json:"probed,omitzero"`          // when a commit of our own ended last, on an idle server
-	Found         *Found           `json:"found,omitempty"`          // the last record that was found in this instance's WAL, since it was started
-	Primary       *pgdisk.Position `json:"primary,omitempty"`        // how far the primary had written, by its last monitor
-	Score         string           `json:"score,omitempty"`          // the promotion score set last
-	Status        string           `json:"status,omitempty"`         // the status attribute set last
-	Shown         *Shown           `json:"shown,omitempty"`          // the view published last
-	Told          *Told            `json:"told,omitempty"`           // of its journal, to the other nodes
-	RecoveryLimit int64            `json:"recovery_limit,omitempty"` // crash_recovery_limit, for a sentinel that began before it was changed, s
-	Asserted      int64            `json:"asserted,omitempty"`       // when score and bulletin were last asserted, Unix seconds
-	Attrd         string           `json:"attrd,omitempty"`          // incarnation of attrd they were told to
+	Live       bool             `json:"live,omitempty"`        // a primary was seen since boot
+	Saw        uint64           `json:"saw,omitempty"`         // Seq of the newest claim this node was there for since it booted
+	Parked     bool             `json:"parked,omitempty"`      // demote left the instance down, to be started as a standby
+	Informed   string           `json:"informed,omitempty"`    // incarnation of attrd in which stop ended the instance beside a node that was gone: see baton.Candidate
+	Stopped    bool             `json:"stopped,omitempty"`     // stop ended the instance: that it is down is no crash, whatever pg_control says
+	Challenge  string           `json:"challenge,omitempty"`   // nonce this node asked with last, as a target
+	Asked      *Asked           `json:"asked,omitempty"`       // a challenge published ahead of the attempt it is for
+	Recorded   string           `json:"recorded,omitempty"`    // nonce of this node's claim that is in the cluster's configuration
+	Forgotten  bool             `json:"forgotten,omitempty"`   // and it was seen to be there no more
+	Unread     bool             `json:"unread,omitempty"`      // the claims in the cluster's configuration could not be read when the instance started
+	Heard      *Heard           `json:"heard,omitempty"`       // what the verdict of pre-promote rested on
+	Asking     *baton.Challenge `json:"asking,omitempty"`      // the challenge in this node's bulletin
+	LastAnswer *baton.Answer    `json:"last_answer,omitempty"` // the answer in it
+	Refused    time.Time        `json:"refused,omitzero"`      // when a crashed primary left the role to others
+	Out        *Out             `json:"out,omitempty"`         // the instance is kept out: it is down, and Pacemaker believes it started
+	Stall      *baton.Stall     `json:"stall,omitempty"`       // no commit ends on this primary
+	Probed     time.Time        `json:"probed,omitzero"`       // when a commit of our own ended last, on an idle server
+	Found      *Found           `json:"found,omitempty"`       // the last record that was found in this instance's WAL, since it was started
+	Primary    *pgdisk.Position `json:"primary,omitempty"`     // how far the primary had written, by its last monitor
+	Score      string           `json:"score,omitempty"`       // the promotion score set last
+	Status     string           `json:"status,omitempty"`      // the status attribute set last
+	Shown      *Shown           `json:"shown,omitempty"`       // the view published last
+	Told       *Told            `json:"told,omitempty"`        // of its journal, to the other nodes
+	Parameters string           `json:"parameters,omitempty"`  // checksum of the parameters of the last action: a sentinel that began with others ends
+	Asserted   int64            `json:"asserted,omitempty"`    // when score and bulletin were last asserted, Unix seconds
+	Attrd      string           `json:"attrd,omitempty"`       // incarnation of attrd they were told to
 }
 
 // Found is a record in this instance's WAL up to which all of it was valid.
