@@ -44,7 +44,7 @@ func TestThrottled(t *testing.T) {
 		})
 	}
 	// The old primary's post-demote may be over before that of the target begins, and then it is stopped: no notification of it sees
-	// the challenge whose answer the target needs, since the third node cannot give one.
+	// the challenge, and the third node cannot answer either.
 	t.Run("the primary's node leaves, and is asked late", func(t *testing.T) {
 		c.useFaults(t, true)
 		s := c.begin(t, 4*time.Minute, true)

@@ -37,17 +37,8 @@ func (a *Agent) postDemote(ctx context.Context) error {
 		if target || a.plan.Restarts(a.inv.Node) {
 			return nil
 		}
-		if !a.plan.Leaves(a.inv.Node) {
-			a.answerLater()
-			_, err := a.answerAhead(ctx)
-			return err
-		}
-		// One that is stopped next is asked by no other notification, and its answer counts as long as its node is a member.
-		answered, err := a.answerAhead(ctx)
-		if err == nil && !answered && len(a.plan.Promote) > 0 {
-			a.spawnDetached(answerAction)
-		}
-		return err
+		a.answerLater()
+		return a.answerAhead(ctx) // also one that is stopped next: its answer stays as long as its node is a member
 	}
 	list, err := a.awaitNote(ctx)
 	if err != nil || list == nil {
@@ -74,8 +65,7 @@ func (a *Agent) postDemote(ctx context.Context) error {
 		return nil // pre-promote asks
 	}
 	a.answerLater()
-	_, err = a.answerAhead(ctx)
-	return err
+	return a.answerAhead(ctx)
 }
 
 // answerLater leaves a process behind that answers in pre-promote, if positions will be compared there. Pacemaker under load
@@ -132,19 +122,18 @@ func (a *Agent) postPromote(context.Context) error {
 	return nil
 }
 
-// answerAhead answers the target already in post-demote, and reports whether it did. A target that does not ask now asks in
-// pre-promote.
-func (a *Agent) answerAhead(ctx context.Context) (answered bool, err error) {
+// answerAhead answers the target already in post-demote. A target that does not ask now asks in pre-promote.
+func (a *Agent) answerAhead(ctx context.Context) error {
 	if len(a.plan.Promote) == 0 {
-		return false, nil
+		return nil
 	}
 	wait, cancel := context.WithTimeout(ctx, aheadLimit)
 	defer cancel()
 	challenge, err := a.awaitChallenge(wait, aheadInterval)
 	if err != nil {
-		return false, nil
+		return nil
 	}
-	return true, a.answerTo(ctx, challenge)
+	return a.answerTo(ctx, challenge)
 }
 
 // prePromoteOther answers the target's challenge: its claim goes to this node's disk first.
@@ -308,9 +297,7 @@ func (a *Agent) answerTo(ctx context.Context, challenge *baton.Challenge) error 
 	ans := a.answer(ctx, challenge.Nonce)
 	// After the answer: an answer tells what was seen before. And not more than that: a node that was just switched on
 	// answers the first attempt of a cold start, too, and learns by that nothing of a primary that is missing.
-	if !a.vol.Stopped { // else it is not there for what comes
-		a.vol.Saw = baton.Attend(a.vol.Saw, a.state.Claims, challenge.Claim)
-	}
+	a.vol.Saw = baton.Attend(a.vol.Saw, a.state.Claims, challenge.Claim)
 	a.vol.LastAnswer = ans
 	a.saveVolatile()
 	a.details["answer"] = ans.Position.String()
