@@ -31,7 +31,7 @@ const (
 	silenceLimit    = time.Second            // nodes that do not answer
 	crashStallLimit = 200 * time.Millisecond // WAL of a primary of which nothing runs any more: what was on the wire
 	askedFor        = time.Minute            // a challenge published ahead is good for the attempt it was meant for
-	stallLimit      = 2 * time.Second        // WAL that does not arrive, as long as the old primary can be primary again
+	stallLimit      = 2 * time.Second        // WAL that does not arrive
 )
 
 // prePromoteTarget asks everybody, waits for the proof, and refuses without it.
@@ -294,18 +294,15 @@ func (a *Agent) asked() (baton.Challenge, bool) {
 }
 
 // awaitVerdict asks the rules again and again while answers and WAL come in. It gives up when nothing moves any more;
-// it never settles for the answers that are there: promote runs after everybody's pre-promote, and does.
-// where the old primary has to leave, this is the last chance and it waits as long as Pacemaker lets it.
+// it never settles for the answers that are there: promote runs after everybody's pre-promote, and does. An old primary that has to
+// leave was stopped before, and sends nothing any more: the others are asked the sooner.
 func (a *Agent) awaitVerdict(ctx context.Context, challenge baton.Challenge, sess *postgres.Session) (baton.Verdict, []baton.Bulletin) {
 	note := a.state.Note // until the rules say which decides
 	began := a.clock.Now()
-	deadline, bounded := ctx.Deadline()
 	patience := func(v baton.Verdict) time.Duration {
 		switch {
 		case v.Answered && a.cold:
 			return crashStallLimit // there has been no primary since the nodes booted that could send
-		case bounded && v.Note != nil && a.plan.Leaves(v.Note.Node):
-			return deadline.Sub(began) / 2
 		case note != nil && note.Kind != baton.Clean:
 			return crashStallLimit
 		}
