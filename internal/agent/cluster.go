@@ -150,7 +150,11 @@ func (c *liveCluster) coordinator(ctx context.Context) (string, error) {
 		if err != nil {
 			return "", err
 		}
-		c.dc = strings.TrimSpace(string(out))
+		words := strings.Fields(string(out)) // versions before 2.1 say "Designated Controller is: n1", quiet or not
+		if len(words) == 0 {
+			return "", errors.New("crmadmin names no coordinator")
+		}
+		c.dc = words[len(words)-1]
 	}
 	return c.dc, nil
 }
@@ -216,7 +220,7 @@ func (c *liveCluster) Order(ctx context.Context, node string) (*baton.Order, err
 		return nil, err
 	}
 	o, err := baton.DecodeOrder(values[node])
-	if err != nil {
+	if err != nil || !o.Holds(time.Now()) {
 		return nil, err
 	}
 	return &o, nil

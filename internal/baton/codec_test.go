@@ -4,6 +4,7 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/pgbaton/pgbaton/internal/baton"
 	"github.com/pgbaton/pgbaton/internal/pgdisk"
@@ -169,4 +170,14 @@ func TestMergeClaims_Order(t *testing.T) {
 			}
 		}
 	})
+}
+
+// Ensure an order does not wait for the failure after the next one, nor get lost to clocks that differ a little.
+func TestOrder_Holds(t *testing.T) {
+	now := time.Now()
+	for ago, want := range map[time.Duration]bool{0: true, 23 * time.Hour: true, 25 * time.Hour: false, -time.Minute: true, -25 * time.Hour: false} {
+		if got := (baton.Order{At: now.Add(-ago)}).Holds(now); got != want {
+			t.Errorf("given %s ago: %t, want %t", ago, got, want)
+		}
+	}
 }

@@ -8,12 +8,19 @@ import (
 )
 
 // Order is a person's decision to promote a node although something is known to be lost. It holds for one stake only:
-// what the person was shown. Whatever else comes to be known since makes it void.
+// what the person was shown. Whatever else comes to be known since makes it void. And it holds for a day: a primary that somebody
+// starts by hand goes on with the same stake, and what it writes the person has never seen.
 type Order struct {
 	Stake string // [Knowledge.Stake] when the person decided
 	By    string // who
 	At    time.Time
 }
+
+// orderHolds is for how long an order is good: a crash recovery that it has to wait for takes hours at most.
+const orderHolds = 24 * time.Hour
+
+// Holds reports whether the order is not too old, by clocks that may differ.
+func (o Order) Holds(now time.Time) bool { return now.Sub(o.At).Abs() < orderHolds }
 
 // Stake names what a promotion without proof puts at risk: the usable note, or else the newest timeline that took
 // effect. The claim with nonce own, the one being made, does not count.

@@ -96,8 +96,14 @@ func (s *Site) checkClone() {
 			s.meta("promoted-max", Critical, s.Clone, name, "1", "there can be one primary only, and start refuses anything else", "%s has %s=%s", s.Clone, name, v)
 		}
 	}
-	if v, err := strconv.Atoi(meta("clone-max")); err == nil && v < len(s.State.Nodes) {
-		s.meta("clone-max", Warning, s.Clone, "clone-max", strconv.Itoa(len(s.State.Nodes)), "a node without an instance cannot take over", "%s has clone-max=%d, for %d nodes", s.Clone, v, len(s.State.Nodes))
+	able := 0
+	for _, n := range s.State.Nodes {
+		if !s.banned(n.Name) { // else it only votes
+			able++
+		}
+	}
+	if v, err := strconv.Atoi(meta("clone-max")); err == nil && v < able {
+		s.meta("clone-max", Warning, s.Clone, "clone-max", strconv.Itoa(able), "a node without an instance cannot take over", "%s has clone-max=%d, for %d nodes", s.Clone, v, able)
 	}
 	if v := meta("clone-node-max"); v != "" && v != "1" {
 		s.meta("clone-node-max", Critical, s.Clone, "clone-node-max", "1", "two instances on a node would use one data directory", "%s has clone-node-max=%s", s.Clone, v)

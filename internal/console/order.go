@@ -33,6 +33,12 @@ func (w World) PrepareOrder(ctx context.Context, resource, node string) (*Order,
 	if n, _ := snap.State.Node(node); !n.Usable() {
 		return nil, fail(Refused, "node %s cannot run the resource now, it is %s: %s", node, nodeState(n), nodeRemedy(n))
 	}
+	if by, paused := snap.Paused(); paused {
+		return nil, fail(Refused, "nobody would act on the order: %s: pgbaton resume first", by)
+	}
+	if !snap.State.Quorum {
+		return nil, fail(Refused, "the cluster has no quorum, and Pacemaker promotes nobody without: start nodes until it has")
+	}
 	if p := snap.State.Promoted(snap.Resource); len(p) > 0 {
 		return nil, fail(Refused, "%s is the primary: use pgbaton switchover --to %s", p[0], node)
 	}

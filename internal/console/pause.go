@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"time"
 
 	"github.com/pgbaton/pgbaton/internal/pacemaker"
 )
@@ -33,15 +34,19 @@ func (w World) Pause(ctx context.Context, resource string, out io.Writer) error 
 	if by, paused := s.Paused(); paused {
 		return fail(Done, "already paused, nothing was changed: %s", by)
 	}
-	if busy := s.underWay(); busy != "" {
-		return fail(Refused, "a change of roles is under way (%s), nothing was changed: wait for its end", busy)
+	if s, err = w.atRest(ctx, resource, s); err != nil {
+		return err
+	}
+	serves := "PostgreSQL serves on, on every node, as primary and standby, and may be stopped and started by hand."
+	if s.Primary() == "" {
+		serves = "There is no primary, and nobody is promoted before pgbaton resume. PostgreSQL may be stopped and started by hand."
 	}
 	if err := s.setMeta(ctx, w, "--set-parameter", maintenanceMeta, "--parameter-value", "true"); err != nil {
 		return err
 	}
 	fmt.Fprintf(out, "%s is paused.\n", s.Clone)
 	for _, line := range []string{
-		"PostgreSQL serves on, on every node, as primary and standby, and may be stopped and started by hand.",
+		serves,
 		"Pacemaker monitors nothing of it: a failure is not noticed, nobody takes over, no handover is possible.",
 		"The virtual IP and all else of the cluster are managed on. A node that fails is fenced, and the role comes back only after pgbaton resume.",
 		"Before you resume, start what you stopped: the primary where it was, the others as standbys (standby.signal).",
@@ -49,6 +54,40 @@ func (w World) Pause(ctx context.Context, resource string, out io.Writer) error 
 		indented(out, "- ", 2, line)
 	}
 	return nil
+}
+
+// restLimit is how long a coordinator that has something to do is waited for.
+const restLimit = 5 * time.Second
+
+// atRest makes sure that no change of roles is under way: between a demote and a promote no action of an instance is, and whoever
+// stopped Pacemaker there would leave a cluster without a primary.
+func (w World) atRest(ctx context.Context, resource string, s *Snapshot) (*Snapshot, error) {
+	for end := time.Now().Add(restLimit); ; {
+		busy := s.underWay()
+		for _, m := range s.Config.Moves(s.Resource) {
+			if m.InForce(s.Taken) && strings.HasPrefix(m.Rule, rulePrefix) {
+				busy = "a pgbaton switchover begun on " + ruleNode(m.Rule)
+			}
+		}
+		idle, err := pacemaker.Idle(ctx, w.Run, s.State.DC)
+		if err != nil {
+			return nil, explain(err)
+		}
+		if busy == "" && idle {
+			return s, nil
+		}
+		if time.Now().After(end) {
+			return nil, fail(Refused, "a change is under way (%s), nothing was changed: wait for its end", or(busy, "the coordinator "+s.State.DC+" is at work"))
+		}
+		select {
+		case <-ctx.Done():
+			return nil, explain(ctx.Err())
+		case <-time.After(200 * time.Millisecond):
+		}
+		if s, err = w.Take(ctx, resource); err != nil {
+			return nil, err
+		}
+	}
 }
 
 // Resume lets Pacemaker manage the resource again. It refuses where Pacemaker would at once take for failed what a person

@@ -298,16 +298,28 @@ func (p *preflight) score(target string) {
 func (p *preflight) preferences(target string) {
 	sum := map[string]pacemaker.Score{}
 	ids := map[string][]string{}
-	for _, c := range p.Config.RoleConstraints(p.Resource, p.Taken) {
-		if !c.CLI && !c.Unsure && c.Score > 0 {
-			sum[c.Node] += c.Score
-			ids[c.Node] = append(ids[c.Node], c.ID)
+	add := func(list []pacemaker.Constraint, times pacemaker.Score) {
+		for _, c := range list {
+			if !c.CLI && !c.Unsure && c.Score != 0 {
+				sum[c.Node] += times * c.Score
+				ids[c.Node] = append(ids[c.Node], c.ID)
+			}
+		}
+	}
+	add(p.Config.RoleConstraints(p.Resource, p.Taken), 1)
+	for _, a := range p.Config.Addresses() {
+		if slices.ContainsFunc(p.Config.Colocations(a.ID), func(c pacemaker.Colocation) bool {
+			return slices.Contains(p.Config.Names(p.Resource), c.With) && c.Score >= pacemaker.Infinity
+		}) {
+			// The scheduler adds what speaks for the address to the instance, and to the role once more.
+			add(p.Config.RoleConstraints(a.ID, p.Taken), 2)
 		}
 	}
 	for _, n := range p.State.Nodes {
 		if n.Name != target && n.Usable() && sum[n.Name]-sum[target] >= baton.ScorePrimary-baton.ScoreFollows {
-			p.say("preferences", Failed, "remove it, or give it a smaller score: "+deleteConstraint(ids[n.Name][0]),
-				"the role would leave %s again: %s favours %s by %s", target, strings.Join(ids[n.Name], ", "), n.Name, sum[n.Name])
+			list := append(slices.Clone(ids[n.Name]), ids[target]...)
+			p.say("preferences", Failed, "remove it, or give it a smaller score: "+deleteConstraint(list[0]),
+				"the role would leave %s again: %s favours %s by %s", target, strings.Join(list, ", "), n.Name, sum[n.Name]-sum[target])
 			return
 		}
 	}

@@ -290,6 +290,8 @@ func (s *Snapshot) nodeProblems(n pacemaker.NodeState, paused bool, add func(Sev
 	}
 	in, runs := s.Instance(n.Name)
 	switch {
+	case (!runs || in.Role == pacemaker.RoleStopped) && s.banned(n.Name):
+		return // it only votes
 	case !runs || in.Role == pacemaker.RoleStopped:
 		add(Warning, n.Name, "crm_mon -1f shows why; once mended: crm_resource --cleanup -r "+s.Resource+" -N "+n.Name, "the resource does not run on %s", n.Name)
 		return

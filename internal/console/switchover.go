@@ -192,7 +192,7 @@ func (s *Switchover) Run(ctx context.Context, tell func(Event)) (Outcome, error)
 		return Outcome{}, fail(Refused, "somebody else has just moved the role: nothing was changed; pgbaton status shows the constraint")
 	}
 	if err != nil {
-		if ctx.Err() == nil {
+		if ctx.Err() == nil && pacemaker.Rejected(err) {
 			return Outcome{}, explain(err)
 		}
 		return s.leave(t), nil // it may have been made

@@ -2,6 +2,7 @@ package pacemaker
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -129,22 +130,38 @@ func Prefer(ctx context.Context, r Runner, clone, node, rule, role string, end t
 			return fmt.Errorf("move %s to %s: name %q: expected one without spaces and quotes", clone, node, s)
 		}
 	}
-	_, err := r.Run(ctx, "cibadmin", "--create", "--scope", "constraints", "--xml-text",
-		fmt.Sprintf(`<rsc_location id="%s" rsc="%s" role="%s"><rule id="%s" score="INFINITY" boolean-op="and">`+
-			`<expression id="%s-node" attribute="#uname" operation="eq" value="%s" type="string"/>`+
-			`<date_expression id="%s-end" operation="lt" end="%s"/></rule></rsc_location>`,
-			PreferID(clone), clone, role, rule, rule, node, rule, writeDate(end)))
+	create := func(role string) error {
+		_, err := r.Run(ctx, "cibadmin", "--create", "--scope", "constraints", "--xml-text",
+			fmt.Sprintf(`<rsc_location id="%s" rsc="%s" role="%s"><rule id="%s" score="INFINITY" boolean-op="and">`+
+				`<expression id="%s-node" attribute="#uname" operation="eq" value="%s" type="string"/>`+
+				`<date_expression id="%s-end" operation="lt" end="%s"/></rule></rsc_location>`,
+				PreferID(clone), clone, role, rule, rule, node, rule, writeDate(end)))
+		return err
+	}
+	err := create(role)
+	if ExitStatus(err) == exitConfig && role == RolePromoted {
+		err = create("Master") // the schema of a cluster that was upgraded from 2.0 knows that word alone (validate-with before 3.7)
+	}
 	if ExitStatus(err) == exitExists {
 		return fmt.Errorf("move %s to %s: %w", clone, node, ErrMoveExists)
 	}
 	return wrap(err, "move %s to %s", clone, node)
 }
 
+// Rejected tells whether an error of [Prefer] says for certain that there is no constraint of it: a tool that was killed, or waited
+// for the configuration in vain, may have made it.
+func Rejected(err error) bool {
+	status := ExitStatus(err)
+	return errors.Is(err, ErrMoveExists) || status > 0 && status != exitTimeout
+}
+
 // ErrMoveExists says that somebody else has moved the role meanwhile.
 var ErrMoveExists = fmt.Errorf("a constraint of an earlier move is there")
 
-// exitExists is CRM_EX_EXISTS.
-const exitExists = 108
+const (
+	exitExists  = 108 // CRM_EX_EXISTS
+	exitTimeout = 124 // CRM_EX_TIMEOUT
+)
 
 // PreferID is the name of the constraint that a move of a clone makes.
 func PreferID(clone string) string { return "cli-prefer-" + clone }

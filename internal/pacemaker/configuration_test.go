@@ -1,9 +1,11 @@
 package pacemaker_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"os"
+	"regexp"
 	"testing"
 	"time"
 
@@ -92,3 +94,32 @@ func TestParameters(t *testing.T) {
 type always []byte
 
 func (a always) Run(context.Context, ...string) ([]byte, error) { return a, nil }
+
+// Ensure the role can be moved in a cluster that was upgraded from 2.0: its schema stays what it was, and knows the role's old name
+// alone.
+func TestPrefer_OldSchema(t *testing.T) {
+	path := cibWith(t, "")
+	cib, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	old := regexp.MustCompile(`validate-with="[^"]*"`).ReplaceAll(cib, []byte(`validate-with="pacemaker-3.5"`))
+	for now, was := range map[string]string{`role="Promoted"`: `role="Master"`, `role="Unpromoted"`: `role="Slave"`} {
+		old = bytes.ReplaceAll(old, []byte(now), []byte(was))
+	}
+	if err := os.WriteFile(path, old, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	run := offline(t, path)
+	if err := pacemaker.Prefer(t.Context(), run, "pgsql-ha", "n2", "pgbaton-move-n1-aa", "Promoted", time.Now().Add(time.Minute)); err != nil {
+		t.Fatal(err)
+	}
+	c, err := pacemaker.ReadConfiguration(t.Context(), run)
+	if err != nil {
+		t.Fatal(err)
+	}
+	rc := c.RoleConstraints("pgsqld", time.Now())
+	if len(rc) != 1 || !rc[0].Favours("n2") || rc[0].Role != pacemaker.RolePromoted {
+		t.Errorf("got %+v, want one that favours n2", rc)
+	}
+}
