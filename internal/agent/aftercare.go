@@ -248,15 +248,13 @@ func (a *Agent) bringBack(ctx context.Context) error {
 	if !journal.LoadVolatile(a.inv.Resource).Parked {
 		return nil
 	}
+	var late error
 	pm, err := a.pg.Postmaster()
 	if err == nil {
 		a.endArchiver(pm)
-		limited, cancel := context.WithTimeout(ctx, 2*lingerLimit) // of which it gets half
-		err := a.seeOff(limited, pm.Process)
+		limited, cancel := context.WithTimeout(ctx, lingerLimit)
+		late = a.awaitLingering(limited, pm.Process)
 		cancel()
-		if err != nil {
-			return err
-		}
 	}
 	ctx, cancel := context.WithTimeout(ctx, lingerLimit) // actions wait for the lock
 	defer cancel()
@@ -265,6 +263,13 @@ func (a *Agent) bringBack(ctx context.Context) error {
 		return err
 	}
 	defer release()
+	if late != nil && a.vol.Parked {
+		// Under the lock: a promote that takes the role back ends the old postmaster, too, and its new one must not be killed for it.
+		a.log.Warn("ending the old postmaster", "reason", late)
+		if err := a.endLingering(ctx, pm.Process); err != nil {
+			return err
+		}
+	}
 	started, err := a.unpark(ctx)
 	if started && err == nil {
 		a.log.Info("the old primary is back as a standby")
