@@ -31,7 +31,7 @@ func (a *Agent) mourn(ctx context.Context, pm postgres.Postmaster, revivals *[]t
 	if _, err := a.pg.Postmaster(); !errors.Is(err, postgres.ErrNotRunning) {
 		return false, nil // somebody has started it again
 	}
-	if a.vol.Parameters != "" && a.vol.Parameters != a.parameters() {
+	if a.outdated() {
 		return false, nil // another sentinel takes over, with those that are in force
 	}
 	if a.vol.Parked || a.vol.Stopped || a.vol.Out != nil || a.rewinding() {

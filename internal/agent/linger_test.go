@@ -13,10 +13,7 @@ import (
 func TestBringBack_Locked(t *testing.T) {
 	p := newPlace(t)
 	i := p.primary()
-	pm, err := i.Postmaster()
-	if err != nil {
-		t.Fatal(err)
-	}
+	pm := p.postmaster(i)
 	p.signal(pm.PID, syscall.SIGSTOP) // nothing but SIGKILL ends it
 	action, _ := p.agent(i, "n1", "promote")
 	release, err := action.hold(within(t, time.Second))

@@ -33,14 +33,7 @@ func (p place) child(i *postgres.Instance, title string) int {
 // holdCheckpoint waits for the checkpoint at the end of a crash recovery, and stops the process that writes it.
 func (p place) holdCheckpoint(i *postgres.Instance) (checkpointer int) {
 	p.t.Helper()
-	for end := time.Now().Add(30 * time.Second); ; time.Sleep(200 * time.Microsecond) {
-		if ctl, err := pgdisk.ReadControl(i.DataDir); err == nil && ctl.State == pgdisk.ShuttingDown {
-			break
-		}
-		if time.Now().After(end) {
-			p.t.Fatalf("pg_control never said %q", pgdisk.ShuttingDown)
-		}
-	}
+	p.awaitState(i, pgdisk.ShuttingDown)
 	checkpointer = p.child(i, "checkpointer")
 	if checkpointer == 0 {
 		p.t.Fatal("no checkpointer")
@@ -86,7 +79,7 @@ func (p place) holdAfterCheckpoint(i *postgres.Instance) {
 
 func (p place) awaitState(i *postgres.Instance, want pgdisk.ControlState) {
 	p.t.Helper()
-	for end := time.Now().Add(30 * time.Second); ; time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(30 * time.Second); ; time.Sleep(200 * time.Microsecond) {
 		ctl, err := pgdisk.ReadControl(i.DataDir)
 		if err == nil && ctl.State == want {
 			return
@@ -247,10 +240,7 @@ func TestStop_ShuttingDown(t *testing.T) {
 			p.start(i, "ready")
 		}
 		p.makeDirty(i)
-		pm, err := i.Postmaster()
-		if err != nil {
-			t.Fatal(err)
-		}
+		pm := p.postmaster(i)
 		pm.Signal(postgres.FastStop)
 		checkpointer := p.holdCheckpoint(i)
 		if tt.killed {
@@ -278,16 +268,13 @@ func TestStop_ShuttingDown(t *testing.T) {
 func TestDemote_ControlGone(t *testing.T) {
 	p := newPlace(t)
 	i := p.primary()
-	pm, err := i.Postmaster()
-	if err != nil {
-		t.Fatal(err)
-	}
+	pm := p.postmaster(i)
 	if err := os.Remove(filepath.Join(i.DataDir, "global", "pg_control")); err != nil {
 		t.Fatal(err)
 	}
 	a, _ := p.agent(i, "n1", "demote")
 	a.cluster = &recorder{}
-	err = a.demote(within(t, 20*time.Second))
+	err := a.demote(within(t, 20*time.Second))
 	if pm.Alive() || err != nil {
 		t.Errorf("the server lives: %v; demote: %v", pm.Alive(), err)
 	}

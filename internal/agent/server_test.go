@@ -157,6 +157,15 @@ func (p place) start(i *postgres.Instance, status string) postgres.Postmaster {
 	return postgres.Postmaster{}
 }
 
+func (p place) postmaster(i *postgres.Instance) postgres.Postmaster {
+	p.t.Helper()
+	pm, err := i.Postmaster()
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	return pm
+}
+
 // agent is one that runs an action on an instance.
 func (p place) agent(i *postgres.Instance, node, action string) (*Agent, *memory) {
 	p.t.Helper()

@@ -151,17 +151,12 @@ func Prefer(ctx context.Context, r Runner, clone, node, rule, role string, end t
 // Rejected tells whether an error of [Prefer] says for certain that there is no constraint of it: a tool that was killed, or waited
 // for the configuration in vain, may have made it.
 func Rejected(err error) bool {
-	status := ExitStatus(err)
-	return errors.Is(err, ErrMoveExists) || status > 0 && status != exitTimeout
+	var e *RunError
+	return !errors.As(err, &e) || e.Status > 0 && e.Status != exitTimeout
 }
 
 // ErrMoveExists says that somebody else has moved the role meanwhile.
 var ErrMoveExists = fmt.Errorf("a constraint of an earlier move is there")
-
-const (
-	exitExists  = 108 // CRM_EX_EXISTS
-	exitTimeout = 124 // CRM_EX_TIMEOUT
-)
 
 // PreferID is the name of the constraint that a move of a clone makes.
 func PreferID(clone string) string { return "cli-prefer-" + clone }

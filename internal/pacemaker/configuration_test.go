@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"regexp"
 	"testing"
@@ -121,5 +122,17 @@ func TestPrefer_OldSchema(t *testing.T) {
 	rc := c.RoleConstraints("pgsqld", time.Now())
 	if len(rc) != 1 || !rc[0].Favours("n2") || rc[0].Role != pacemaker.RolePromoted {
 		t.Errorf("got %+v, want one that favours n2", rc)
+	}
+}
+
+// Ensure only what a tool itself has said for certain, or what was never run, counts as a constraint that was not made.
+func TestRejected(t *testing.T) {
+	for status, want := range map[int]bool{78: true, 4: true, 124: false, -1: false} {
+		if got := pacemaker.Rejected(fmt.Errorf("move: %w", &pacemaker.RunError{Status: status, Err: errors.New("failed")})); got != want {
+			t.Errorf("exit status %d: %t, want %t", status, got, want)
+		}
+	}
+	if err := pacemaker.Prefer(t.Context(), nil, "pgsql-ha", "no such name", "rule", "Promoted", time.Now()); err == nil || !pacemaker.Rejected(err) {
+		t.Errorf("a name that cannot be: %v", err)
 	}
 }

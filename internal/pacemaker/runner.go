@@ -61,6 +61,8 @@ const (
 	exitUsage     = 64  // CRM_EX_USAGE: the command does not know an option
 	exitConfig    = 78  // CRM_EX_CONFIG
 	exitNoSuch    = 105 // CRM_EX_NOSUCH: what was asked for does not exist
+	exitExists    = 108 // CRM_EX_EXISTS
+	exitTimeout   = 124 // CRM_EX_TIMEOUT
 	maxErrorBytes = 2000
 )
 
