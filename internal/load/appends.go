@@ -38,6 +38,7 @@ type appender struct {
 
 func (a *appender) loop(ctx context.Context) {
 	var conn *pgx.Conn
+	wait := patience{least: a.run.o.ConnectTimeout}
 	defer func() {
 		if conn != nil {
 			abandon(conn)
@@ -49,7 +50,7 @@ func (a *appender) loop(ctx context.Context) {
 			{key: key, id: int64(a.number)<<32 + int64(n)},
 			{key: key - n%listsAtOnce + (n+a.number)%listsAtOnce},
 		} {
-			err := a.do(ctx, &conn, &op)
+			err := a.do(ctx, &conn, &wait, &op)
 			a.mu.Lock()
 			a.ops = append(a.ops, op)
 			if err != nil && ctx.Err() == nil {
@@ -69,10 +70,10 @@ func (a *appender) loop(ctx context.Context) {
 }
 
 // do does one operation, on a new connection if there is none.
-func (a *appender) do(ctx context.Context, conn **pgx.Conn, op *operation) (err error) {
+func (a *appender) do(ctx context.Context, conn **pgx.Conn, wait *patience, op *operation) (err error) {
 	o := a.run.o
 	if *conn == nil {
-		if *conn, err = a.run.connect(ctx, o.ConnectTimeout); err != nil {
+		if *conn, err = a.run.connect(ctx, wait); err != nil {
 			return err
 		}
 	}

@@ -9,8 +9,8 @@
 // its own. What the server acknowledged is recorded with this process's monotonic
 // clock. A client gives a connection up when it is refused or broken, when the server
 // is read-only, and when there is no answer for AnswerTimeout; it tries again every
-// RetryEvery, each attempt bounded by ConnectTimeout. These bound what the clients
-// themselves add to an outage. A row without an acknowledgement may be there or not;
+// RetryEvery, each attempt bounded by ConnectTimeout, longer only while a server takes the
+// connection and says nothing. These bound what the clients themselves add to an outage. A row without an acknowledgement may be there or not;
 // the client never sends it again, but goes on with the next number.
 //
 // # The appenders

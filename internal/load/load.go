@@ -22,7 +22,7 @@ type Options struct {
 	Clients        int           // default 4
 	Every          time.Duration // between two rows of a client; default 5 ms; negative: none
 	Padding        int           // bytes added to each row
-	ConnectTimeout time.Duration // of one attempt; default 200 ms
+	ConnectTimeout time.Duration // of one attempt, see patience; default 200 ms
 	RetryEvery     time.Duration // between attempts to connect; default 40 ms
 	AnswerTimeout  time.Duration // for an insert before the connection is given up; default 500 ms
 	SyncCommit     string        // synchronous_commit of the clients; default the server's
@@ -200,6 +200,7 @@ type client struct {
 func (c *client) loop(ctx context.Context) {
 	o := c.run.o
 	var conn *pgx.Conn
+	wait := patience{least: o.ConnectTimeout}
 	padding := strings.Repeat("x", o.Padding)
 	drop := func(err error) {
 		if ctx.Err() != nil {
@@ -222,7 +223,7 @@ func (c *client) loop(ctx context.Context) {
 	for ctx.Err() == nil {
 		if conn == nil {
 			var err error
-			if conn, err = c.run.connect(ctx, o.ConnectTimeout); err != nil {
+			if conn, err = c.run.connect(ctx, &wait); err != nil {
 				drop(err)
 				continue
 			}
@@ -250,17 +251,48 @@ func (c *client) loop(ctx context.Context) {
 	}
 }
 
+// patience is how long a client waits for a server that has taken its connection and says nothing: twice as long each time in
+// a row, up to mostPatience times the least. On a starved machine clients that always give up after the same time keep it
+// starved, since what a server did for them is thrown away each time, and never write again. Where nobody takes the connection
+// the least is waited each time: it says how soon a client finds an address that has moved.
+type patience struct {
+	least time.Duration
+	added int // how often it was doubled
+}
+
+const mostPatience = 4
+
+func (p *patience) limit() time.Duration { return p.least << p.added }
+
+// learn keeps how an attempt went.
+func (p *patience) learn(err error, taken bool) {
+	switch {
+	case err == nil || !taken:
+		p.added = 0
+	case Kind(err) == noAnswer && 1<<p.added < mostPatience:
+		p.added++
+	}
+}
+
 // connect opens a connection through the virtual IP from the clients' node.
-func (r *Run) connect(ctx context.Context, timeout time.Duration) (*pgx.Conn, error) {
+func (r *Run) connect(ctx context.Context, wait *patience) (conn *pgx.Conn, err error) {
 	conf, err := pgx.ParseConfig("host=" + lab.VIP + " user=load dbname=load sslmode=disable application_name=load")
 	if err != nil {
 		return nil, err
 	}
-	conf.DialFunc = r.lab.DialFrom(lab.Client)
+	taken, dial := false, r.lab.DialFrom(lab.Client)
+	conf.DialFunc = func(ctx context.Context, network, addr string) (net.Conn, error) {
+		ctx, cancel := context.WithTimeout(ctx, wait.least)
+		defer cancel()
+		c, err := dial(ctx, network, addr)
+		taken = err == nil
+		return c, err
+	}
+	defer func() { wait.learn(err, taken) }()
 	if r.o.SyncCommit != "" {
 		conf.RuntimeParams["synchronous_commit"] = r.o.SyncCommit
 	}
-	ctx, cancel := context.WithTimeout(ctx, timeout)
+	ctx, cancel := context.WithTimeout(ctx, wait.limit())
 	defer cancel()
 	return pgx.ConnectConfig(ctx, conf)
 }
@@ -284,6 +316,8 @@ func pause(ctx context.Context, d time.Duration) {
 	}
 }
 
+const noAnswer = "no answer in time"
+
 // Kind names an error in a few words: the SQLSTATE and its message if the server said
 // one, else what the network said.
 func Kind(err error) string {
@@ -294,7 +328,7 @@ func Kind(err error) string {
 	case errors.As(err, &pg):
 		return pg.Code + " " + pg.Message
 	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &timeout) && timeout.Timeout():
-		return "no answer in time"
+		return noAnswer
 	case errors.As(err, &errno):
 		return errno.Error()
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):

@@ -2,7 +2,9 @@ package load
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
+	"io"
 	"strings"
 	"testing"
 	"time"
@@ -168,6 +170,28 @@ func TestCheckLists(t *testing.T) {
 		lost, anomalies := checkLists(tt.ops, map[int][]int64{1: tt.final})
 		if lost != tt.lost || (tt.want == "") != (len(anomalies) == 0) || tt.want != "" && (len(anomalies) != 1 || !strings.Contains(anomalies[0], tt.want)) {
 			t.Errorf("%s: %d lost, anomalies %q; want %d and %q", tt.name, lost, anomalies, tt.lost, tt.want)
+		}
+	}
+}
+
+// Ensure a client waits longer only for a server that has taken its connection, and says nothing.
+func TestPatience(t *testing.T) {
+	p := patience{least: 200 * msec}
+	for i, step := range []struct {
+		err   error
+		taken bool
+		limit time.Duration
+	}{
+		{context.DeadlineExceeded, true, 400 * msec},
+		{context.DeadlineExceeded, true, 800 * msec},
+		{context.DeadlineExceeded, true, 800 * msec}, // no more than that
+		{io.EOF, true, 800 * msec},
+		{context.DeadlineExceeded, false, 200 * msec}, // nobody is there
+		{context.DeadlineExceeded, true, 400 * msec},
+		{nil, true, 200 * msec},
+	} {
+		if p.learn(step.err, step.taken); p.limit() != step.limit {
+			t.Errorf("after attempt %d: %v, expected %v", i+1, p.limit(), step.limit)
 		}
 	}
 }

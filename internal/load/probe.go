@@ -52,7 +52,7 @@ type prober struct {
 func (p *prober) loop(ctx context.Context) {
 	var conn *pgx.Conn
 	every := p.run.o.ProbeEvery
-	timeout := max(4*every, 200*time.Millisecond)
+	wait := patience{least: max(4*every, 200*time.Millisecond)}
 	next := time.Now()
 	for ctx.Err() == nil {
 		next = next.Add(every)
@@ -60,7 +60,7 @@ func (p *prober) loop(ctx context.Context) {
 			next = now
 		}
 		pause(ctx, time.Until(next))
-		probe, cancel := context.WithTimeout(ctx, timeout)
+		probe, cancel := context.WithTimeout(ctx, wait.limit())
 		var err error
 		if conn == nil {
 			conn, err = p.connect(probe)
@@ -73,6 +73,7 @@ func (p *prober) loop(ctx context.Context) {
 			}
 		}
 		cancel()
+		wait.learn(err, true)
 		if err == nil {
 			continue
 		}

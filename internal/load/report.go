@@ -223,7 +223,7 @@ func (r *Run) count(ctx context.Context, rep *Report) error {
 }
 
 func (r *Run) countOnce(ctx context.Context, rep *Report) error {
-	conn, err := r.connect(ctx, 5*time.Second)
+	conn, err := r.connect(ctx, &patience{least: 5 * time.Second})
 	if err != nil {
 		return err
 	}
