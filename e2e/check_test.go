@@ -170,6 +170,7 @@ func TestConsole_Check(t *testing.T) {
 			{"recovery-target", "recovery_target_time = '2099-01-01'"},
 			{"recovery-timeline", "recovery_target_timeline = 'current'"},
 			{"application-name", "primary_conninfo = 'host=10.77.0.10 user=replicator application_name=walreceiver tcp_user_timeout=3000'"},
+			{"tcp-user-timeout", "primary_conninfo = 'host=" + strings.Join(slices.DeleteFunc(slices.Clone(c.lab.Names), func(n string) bool { return n == on }), ",") + " user=replicator target_session_attrs=read-write application_name=" + on + "'"},
 			{"too-low-max_connections", "max_connections = 11"},
 			{"listen", "listen_addresses = 'localhost'"},
 			{"status-interval", "wal_receiver_status_interval = 10"},

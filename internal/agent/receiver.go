@@ -16,6 +16,18 @@ const (
 	receiverPatienceMax = 2 * time.Minute
 )
 
+// silentHost is how long Linux waits for a host that does not answer (net.ipv4.tcp_syn_retries, 127 s by default), rounded up.
+const silentHost = 130 * time.Second
+
+// patience is how long a WAL receiver may take to connect. Where it has several hosts to try, another receiver would begin with
+// the same one again, and never come to those after it.
+func (c *connecting) patience(conninfo string) time.Duration {
+	if n := len(postgres.ConninfoHosts(conninfo)); n > 1 {
+		return time.Duration(n) * silentHost
+	}
+	return min(receiverPatience<<min(c.ended, 5), receiverPatienceMax)
+}
+
 // connecting is a WAL receiver that does not stream yet.
 type connecting struct {
 	process postgres.Process
@@ -46,7 +58,7 @@ func (a *Agent) unstick(ctx context.Context, pm postgres.Postmaster, c *connecti
 		}
 		return
 	}
-	if a.clock.Now().Sub(c.since) < min(receiverPatience<<min(c.ended, 5), receiverPatienceMax) {
+	if waited := a.clock.Now().Sub(c.since); waited < receiverPatience || waited < c.patience(a.pg.Settings()["primary_conninfo"]) {
 		return
 	}
 	c.since = a.clock.Now() // whatever comes of it, not again at once

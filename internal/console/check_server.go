@@ -126,9 +126,14 @@ func (s *Site) checkConninfo() {
 	if secret {
 		s.here("conninfo-password", Warning, "move it to ~"+s.Inst.Owner.Name+"/.pgpass, mode 0600", "everybody who may read the configuration, or pg_stat_wal_receiver, has it", "primary_conninfo holds a password")
 	}
-	if s.throughAddress(info) && postgres.ConninfoValue(info, "tcp_user_timeout") == "" {
+	if postgres.ConninfoValue(info, "tcp_user_timeout") == "" {
 		do, _ := s.conninfo(info, "tcp_user_timeout", "3000")
-		s.here("tcp-user-timeout", Warning, do, "a connection to the address hangs for two minutes after it has moved", "primary_conninfo leads to the virtual IP and has no tcp_user_timeout")
+		switch {
+		case s.throughAddress(info):
+			s.here("tcp-user-timeout", Warning, do, "a connection to the address hangs for two minutes after it has moved", "primary_conninfo leads to the virtual IP and has no tcp_user_timeout")
+		case len(postgres.ConninfoHosts(info)) > 1:
+			s.here("tcp-user-timeout", Warning, do, "a host that does not answer keeps this standby from the next one for two minutes (connect_timeout does not count here)", "primary_conninfo names several hosts and has no tcp_user_timeout")
+		}
 	}
 	if s.throughAddress(info) {
 		if v := s.conf("wal_receiver_status_interval", "10s"); v != "1s" && v != "1" && v != "2s" && v != "2" {

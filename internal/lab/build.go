@@ -225,14 +225,14 @@ func (l *Lab) configurePostgres(n string, standby bool) error {
 	conninfo := "host=" + VIP + " tcp_user_timeout=3000 user=replicator application_name=" + n
 	if o.Direct {
 		// The walreceiver is a libpq client: it tries one after the other until it
-		// finds the primary.
+		// finds the primary, and waits as long for each that does not answer.
 		var others []string
 		for _, m := range o.Names {
 			if m != n {
 				others = append(others, m)
 			}
 		}
-		conninfo = "host=" + strings.Join(others, ",") + " target_session_attrs=read-write connect_timeout=3 user=replicator application_name=" + n
+		conninfo = "host=" + strings.Join(others, ",") + " target_session_attrs=read-write connect_timeout=3 tcp_user_timeout=3000 user=replicator application_name=" + n
 	}
 	if o.Scram {
 		conninfo += " password=baton"

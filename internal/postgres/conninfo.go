@@ -19,6 +19,17 @@ func ConninfoValue(info, key string) string {
 	return value
 }
 
+// ConninfoHosts are the hosts of a connection string, which libpq tries one after the other (documentation, "Specifying
+// Multiple Hosts"): by address where there are addresses.
+func ConninfoHosts(info string) []string {
+	for _, key := range []string{"hostaddr", "host"} {
+		if v := ConninfoValue(info, key); v != "" {
+			return strings.Split(v, ",")
+		}
+	}
+	return nil
+}
+
 // SetConninfo is a connection string with one keyword set, in the form that it has. Not if it is not understood as a whole:
 // something of it would be lost.
 func SetConninfo(info, key, value string) (string, bool) {
