@@ -1,6 +1,9 @@
 package e2e
 
 import (
+	"os"
+	"path/filepath"
+	"regexp"
 	"testing"
 	"time"
 
@@ -26,7 +29,7 @@ func TestThrottled(t *testing.T) {
 			if i == 1 {
 				behind, ahead = ahead, behind
 			}
-			was := s.timeline(s.old)
+			was, began := s.timeline(s.old), time.Now()
 			s.run(behind, "crm_attribute", "--promotion", lab.Resource, "-N", behind, "-v", "900") // asked first, and never above the primary
 			s.must(s.lab.WaitIdle(s.within(roleLimit)))
 			s.cutStandby(behind)
@@ -34,6 +37,7 @@ func TestThrottled(t *testing.T) {
 			s.load.Mark("power off")
 			s.must(s.lab.Power(s.ctx, s.old, false))
 			s.newPrimary(was, ahead)
+			s.saidPromoted(ahead, began)
 			s.must(s.load.AwaitAck(s.within(roleLimit)))
 			s.stage("%s is primary", ahead)
 			s.noFailedActions(s.old)
@@ -65,4 +69,34 @@ func TestThrottled(t *testing.T) {
 	if _, err := c.lab.Run(t.Context(), c.lab.Names[0], "crm_attribute", "-n", "load-threshold", "-v", "400%"); err != nil {
 		t.Error(err) // the next test on this lab would be throttled
 	}
+}
+
+// saidLimit is how long after its promotion a new primary may have no score above all others': the sentinel waits a second for
+// Pacemaker to run a monitor, looks once a second, and runs one itself.
+const saidLimit = 5 * time.Second
+
+// saidPromoted checks how late a new primary said that it is one, however late Pacemaker runs its first monitor: until then a plan
+// may take the role away from it again.
+func (s *scenario) saidPromoted(node string, since time.Time) {
+	s.t.Helper()
+	promoted := s.promotion(node, since).Time
+	said := regexp.MustCompile(`(?m)^time=(\S+) .*msg="promotion score" .*score=1001 `)
+	s.await(roleLimit, func() error {
+		log, err := os.ReadFile(filepath.Join(s.lab.Dir, "nodes", node, "log/pgbaton", lab.Resource+".log"))
+		if err != nil {
+			return err
+		}
+		for _, m := range said.FindAllSubmatch(log, -1) {
+			at, err := time.Parse(time.RFC3339Nano, string(m[1]))
+			if err != nil || at.Before(promoted) {
+				continue
+			}
+			s.stage("%s had the score of a primary %.1f s after its promotion", node, at.Sub(promoted).Seconds())
+			if at.Sub(promoted) > saidLimit {
+				s.t.Errorf("%s had the score of a primary %.1f s after its promotion, expected within %s", node, at.Sub(promoted).Seconds(), saidLimit)
+			}
+			return nil
+		}
+		return lab.NotYet("%s is promoted, and has not set its score", node)
+	})
 }

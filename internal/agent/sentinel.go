@@ -14,6 +14,7 @@ import (
 
 	"github.com/pgbaton/pgbaton/internal/journal"
 	"github.com/pgbaton/pgbaton/internal/pacemaker"
+	"github.com/pgbaton/pgbaton/internal/pgdisk"
 	"github.com/pgbaton/pgbaton/internal/postgres"
 )
 
@@ -96,7 +97,8 @@ func (a *Agent) sentinel(ctx context.Context) error {
 	asked := idle
 	var revivals []time.Time
 	had := addresses{}
-	var tended, crashed, stalled time.Time
+	var tended care
+	var crashed, stalled time.Time
 	for ctx.Err() == nil {
 		pm, err := a.pg.Postmaster()
 		if err != nil {
@@ -159,22 +161,37 @@ func (a *Agent) sentinel(ctx context.Context) error {
 }
 
 // tendEvery bounds how often tend runs a monitor for one and the same reason, tendFor for how long after a refusal: then
-// the monitor will do.
+// the monitor will do. unsaidFor is how long a new primary leaves it to Pacemaker to run its first.
 const (
 	tendEvery = 2 * time.Second
 	tendFor   = time.Minute
+	unsaidFor = time.Second
 )
 
+// care is what a sentinel remembers of its tending.
+type care struct {
+	last   time.Time // when it ran a monitor
+	unsaid time.Time // since when the node has not said that it was promoted, zero if it has
+}
+
 // tend runs a monitor where what this node says of itself must not wait for the next one: attrd was restarted, and scores
-// went with it; no commit ends, and the next look may show that it is no stall; a refusal may have served, also that of a
-// server that recovered for long, or a standby that came back has caught up, and until that is known there is one candidate less
-// for the next failure.
-func (a *Agent) tend(ctx context.Context, since time.Time, last *time.Time) {
+// went with it; a cluster that is throttled gets to the first monitor of a new primary many seconds late, whose role goes to
+// a better score meanwhile, and beside which an old primary that comes back does not know that it has diverged; no commit
+// ends, and the next look may show that it is no stall; a refusal may have served, also that of a server that recovered for
+// long, or a standby that came back has caught up, and until that is known there is one candidate less for the next failure.
+func (a *Agent) tend(ctx context.Context, since time.Time, c *care) {
 	now := a.clock.Now()
-	if now.Sub(*last) < tendEvery {
+	vol := journal.LoadVolatile(a.inv.Resource)
+	switch {
+	case !a.unsaid(vol):
+		c.unsaid = time.Time{}
+	case c.unsaid.IsZero():
+		c.unsaid = now
+	}
+	if now.Sub(c.last) < tendEvery {
 		return
 	}
-	vol := journal.LoadVolatile(a.inv.Resource)
+	unsaid := !c.unsaid.IsZero() && now.Sub(c.unsaid) >= unsaidFor
 	restarted := vol.Attrd != "" && a.cluster.Incarnation(vol.Attrd) != vol.Attrd
 	refused := vol.Score == pacemaker.NegInfinity.String()
 	behind, ready := false, false
@@ -183,10 +200,10 @@ func (a *Agent) tend(ctx context.Context, since time.Time, last *time.Time) {
 		behind = young && err == nil && (st.Left != nil || st.Away)
 		ready = refused && err == nil && st.Refusal != nil && st.Refusal.Starting && a.ready()
 	}
-	if !restarted && !(refused && a.age(vol.Refused) < tendFor) && !ready && !behind && vol.Stall == nil {
+	if !restarted && !unsaid && !(refused && a.age(vol.Refused) < tendFor) && !ready && !behind && vol.Stall == nil {
 		return
 	}
-	*last = now
+	c.last = now
 	if !a.ours(ctx) {
 		return
 	}
@@ -195,6 +212,15 @@ func (a *Agent) tend(ctx context.Context, since time.Time, last *time.Time) {
 	m := New(inv, a.env, io.Discard)
 	m.tending = true
 	m.Run()
+}
+
+// unsaid reports whether this node is a primary of which the others have not heard: its promotion is done, and no monitor was here.
+func (a *Agent) unsaid(vol journal.Volatile) bool {
+	if !vol.Live || vol.Asserted != 0 || a.pg.HasStandbySignal() {
+		return false
+	}
+	ctl, err := pgdisk.ReadControl(a.pg.DataDir)
+	return err == nil && ctl.State == pgdisk.InProduction
 }
 
 // ready reports whether the server takes connections, by its own word, which is cheap to ask for.
