@@ -206,7 +206,7 @@ func (a *Agent) monitorStandby(ctx context.Context, f facts) error {
 		a.confirmOwnNote(ctx)
 	}
 	st := baton.Standing{OwnNote: a.ownNote()}
-	status, caughtUp := "", false
+	status, shown, caughtUp := "", "", false // shown is said where it is no failure, too
 	var timeline pgdisk.TimelineID
 	var v postgres.StandbyView
 	sess, err := a.pg.Connect(wait)
@@ -222,11 +222,14 @@ func (a *Agent) monitorStandby(ctx context.Context, f facts) error {
 				on = v.Timeline
 			}
 			if tli, terr := a.timeline(f.control, v.Replayed, on); terr == nil {
-				if w := a.judgeRunning(ctx, f, pgdisk.Position{Timeline: tli, LSN: v.Replayed}, v.Streaming); w.Rejoin == baton.Rewind || w.Rejoin == baton.Clone {
+				at := pgdisk.Position{Timeline: tli, LSN: v.Replayed}
+				if w := a.judgeRunning(ctx, f, at, v.Streaming); w.Rejoin == baton.Rewind || w.Rejoin == baton.Clone {
 					if !a.unlocked {
 						return errors.Join(roleCode{ocf.Degraded, "diverged: " + w.Reason}, a.takeOut(ctx, f.control, w))
 					}
 					st.Forbidden, st.Streaming, status = true, false, "diverged: "+w.Reason
+				} else if !v.Streaming && a.passedOver(ctx, at) {
+					st.Forbidden, shown = true, unended+seenNext
 				}
 			}
 		}
@@ -244,7 +247,9 @@ func (a *Agent) monitorStandby(ctx context.Context, f facts) error {
 			}
 		}
 	}
-	shown := status
+	if status != "" {
+		shown = status
+	}
 	if shown == "" && err == nil && !st.Streaming && !st.OwnNote && a.vol.Score == pacemaker.Score(baton.ScoreDetached).String() {
 		// For the second time: at the end of a primary that is for everybody to see, and all standbys lose it for a moment.
 		shown = notFollowing(v)

@@ -29,6 +29,9 @@ const primaryHeardLimit = 5 * time.Second
 // now, is diverged a moment later. It waits only for a node that is there.
 const attemptLimit = 5 * time.Second
 
+// unended says that the primary is one of which it is not known yet which timeline it began, and where.
+const unended = "somebody's attempt to be promoted has not ended yet"
+
 // learnAtStart is learnAll for an instance that starts.
 func (a *Agent) learnAtStart(ctx context.Context, ctl pgdisk.Control) (changed bool) {
 	if !a.state.Away && a.primaryStays() {
@@ -79,7 +82,7 @@ func (a *Agent) learnAtStart(ctx context.Context, ctl pgdisk.Control) (changed b
 	})
 	if err != nil {
 		// If that has succeeded, and nobody has said so yet, this instance may have diverged.
-		a.unjudged = "somebody's attempt to be promoted has not ended yet"
+		a.unjudged = unended
 		a.log.Warn("started all the same", "error", err)
 	}
 	return changed
@@ -259,6 +262,20 @@ func (a *Agent) judgeRunning(ctx context.Context, f facts, at pgdisk.Position, s
 		self.History = h
 	}
 	return a.judge(ctx, self, f.control)
+}
+
+// passedOver reports whether Pacemaker has promoted a node whose attempt this instance would not fit, and which has not said yet how
+// that ended: it has as good as diverged.
+func (a *Agent) passedOver(ctx context.Context, at pgdisk.Position) bool {
+	c, ok := baton.Attempted(baton.Candidate{Node: a.inv.Node, Position: at}, a.state.Claims)
+	if !ok {
+		return false
+	}
+	primary, err := a.primaryElsewhere(ctx)
+	if err != nil {
+		a.log.Warn("whether there is a primary is not known", "error", err)
+	}
+	return primary == c.Node
 }
 
 // primaryElsewhere is the other node that is primary for Pacemaker, "" if none is known. Its score would not do: that of a

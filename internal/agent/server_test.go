@@ -390,12 +390,66 @@ func TestStarted_Unheard(t *testing.T) {
 	if err := a.started(within(t, 20*time.Second)); err != nil {
 		t.Fatal(err)
 	}
-	if len(m.set) > 0 {
-		t.Errorf("scores set: %v, want none", m.set)
+	if len(m.set) != 1 || m.set[0] != pacemaker.NegInfinity {
+		t.Errorf("scores set: %v, want one that cannot be promoted", m.set)
 	}
 	a.unjudged = ""
-	if err := a.started(within(t, 20*time.Second)); err != nil || len(m.set) != 1 || m.set[0] != baton.ScorePrimary {
+	if err := a.started(within(t, 20*time.Second)); err != nil || len(m.set) != 2 || m.set[1] != baton.ScorePrimary {
 		t.Errorf("with everybody's word: %v, %v; want %d", m.set, err, baton.ScorePrimary)
+	}
+}
+
+// promoting is a cluster in which Pacemaker has promoted somebody.
+type promoting struct {
+	scored
+	primary string
+}
+
+func (p *promoting) PromotedBut(context.Context, string) (string, error)        { return p.primary, nil }
+func (p *promoting) Incarnation(known string) string                            { return known }
+func (p *promoting) Scores(context.Context) (map[string]pacemaker.Score, error) { return nil, nil }
+func (p *promoting) ForgetClaim(context.Context, string) error                  { return nil }
+func (p *promoting) Show(context.Context, string) error                         { return nil }
+func (p *promoting) Tell(context.Context, string) error                         { return nil }
+
+// Ensure an instance that came back beside a primary which began its timeline before this one's end, and has not said so yet, has
+// no score to be promoted with: in a cluster that is throttled that takes seconds. It is not held back by an attempt alone: who made
+// that may need it for having more WAL.
+func TestMonitor_PassedOver(t *testing.T) {
+	p := newPlace(t)
+	first := p.primary()
+	i := p.clone(first)
+	p.start(i, "ready")
+	if _, err := first.KillLeftovers(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	a, _ := p.agent(i, "n1", "monitor")
+	sentinelLives(t, a)
+	m := &promoting{}
+	a.cluster = m
+	sess, err := i.Connect(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer sess.Close()
+	if err := a.poll(within(t, 10*time.Second), "the end of its WAL receiver", 10*time.Millisecond, func() (bool, error) {
+		v, err := sess.Standby(t.Context())
+		return !v.Streaming, err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	a.state.Claims = []baton.Claim{{Seq: 2, Timeline: 2, Parent: 1, Switch: 0x28, Node: "n3", Nonce: "c", State: baton.Intended}}
+	for _, tt := range []struct {
+		primary string
+		score   pacemaker.Score
+	}{{"", baton.ScoreDetached}, {"n2", baton.ScoreDetached}, {"n3", pacemaker.NegInfinity}, {"", baton.ScoreDetached}} {
+		m.set, m.primary, a.vol.Score = nil, tt.primary, ""
+		if err := a.examine(within(t, 20*time.Second)); err != nil {
+			t.Fatal(err)
+		}
+		if len(m.set) != 1 || m.set[0] != tt.score {
+			t.Errorf("primary %q: scores set: %v, want %s", tt.primary, m.set, tt.score)
+		}
 	}
 }
 
@@ -410,8 +464,8 @@ func (u *unreadable) RecordedClaims(context.Context, uint64) ([]baton.Claim, err
 	return []baton.Claim{u.claim}, u.err
 }
 
-// Ensure an instance that starts and cannot read the claims in the cluster's configuration, which count as known to it, has
-// no score, and reads them later.
+// Ensure an instance that starts and cannot read the claims in the cluster's configuration, which count as known to it, cannot
+// be promoted, and reads them later.
 func TestLearnRecorded_Unreadable(t *testing.T) {
 	p := newPlace(t)
 	i := p.clone(p.primary())
@@ -422,7 +476,7 @@ func TestLearnRecorded_Unreadable(t *testing.T) {
 	if err := a.started(within(t, 20*time.Second)); err != nil {
 		t.Fatal(err)
 	}
-	if len(m.set) > 0 || !journal.LoadVolatile(a.inv.Resource).Unread {
+	if len(m.set) != 1 || m.set[0] != pacemaker.NegInfinity || !journal.LoadVolatile(a.inv.Resource).Unread {
 		t.Errorf("scores set: %v; to be read later: %t", m.set, a.vol.Unread)
 	}
 	m.err = nil

@@ -206,14 +206,16 @@ func (a *Agent) started(ctx context.Context) error {
 		a.log.Warn("bulletin not published", "error", err)
 	}
 	if a.unjudged != "" {
-		a.assertStatus(ctx, a.unjudged+": whether this instance has diverged is seen by the next monitor")
-		return nil
+		a.assertStatus(ctx, a.unjudged+seenNext)
 	}
-	if err := a.assertScore(ctx, score, false); err != nil {
+	if err := a.assertScore(ctx, score, a.unjudged != ""); err != nil {
 		a.log.Warn("promotion score not set", "error", err)
 	}
 	return nil
 }
+
+// seenNext ends what a status says that cannot tell yet whether the instance has diverged.
+const seenNext = ": whether this instance has diverged is seen by the next monitor"
 
 // awaitRecovery waits until the server has begun recovery. size is that of its log before it was started. One that takes long
 // for it and lives is taken for one that will: with hundreds of gigabytes of shared memory to set up, or of temporary files to
