@@ -11,18 +11,21 @@ import (
 
 // claimByHand claims the timeline of a primary that a person promoted, without the cluster (in maintenance mode, say), or
 // another agent, once Pacemaker has it in that role and no other node is primary: without a claim it would leave no note
-// of a crash, nor would a handover from it have a proof where other claims are known.
-func (a *Agent) claimByHand(ctx context.Context, f facts, timeline pgdisk.TimelineID) error {
-	if role := a.env["OCF_RESKEY_CRM_meta_role"]; role != "Promoted" && role != "Master" {
-		return nil
-	}
+// of a crash, nor would a handover from it have a proof where other claims are known. It returns the node that is primary beside it.
+func (a *Agent) claimByHand(ctx context.Context, f facts, timeline pgdisk.TimelineID) (other string, err error) {
 	if err := a.learnAll(ctx); err != nil {
-		return err
+		return "", err
 	}
-	if other, err := a.primaryElsewhere(ctx); err != nil || other != "" || !a.unclaimed(timeline) {
-		return err
+	if !a.unclaimed(timeline) {
+		return "", nil
 	}
-	return a.claimTimeline(f.control, timeline)
+	if other, err = a.primaryElsewhere(ctx); err != nil || other != "" {
+		return other, err
+	}
+	if role := a.env["OCF_RESKEY_CRM_meta_role"]; role != "Promoted" && role != "Master" {
+		return "", nil
+	}
+	return "", a.claimTimeline(f.control, timeline)
 }
 
 // unclaimed reports whether nobody claimed the timeline of a primary: it was started by hand, or by another agent before

@@ -165,8 +165,14 @@ func (a *Agent) monitorPrimary(ctx context.Context, f facts) error {
 		st.Written, err = sess.CurrentLSN(wait)
 	}
 	if !a.unlocked && a.unclaimed(timeline) {
-		if err := a.claimByHand(ctx, f, timeline); err != nil {
+		other, err := a.claimByHand(ctx, f, timeline)
+		if err != nil {
 			a.log.Warn("timeline of a primary that this agent did not promote", "error", err)
+		}
+		if other != "" {
+			// With a primary's score it would be as good a primary as that one.
+			a.log.Warn("promoted by hand beside the primary", "timeline", timeline, "primary", other)
+			st = baton.Standing{Forbidden: true}
 		}
 	}
 	// Score and bulletin need no session.

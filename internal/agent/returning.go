@@ -278,10 +278,30 @@ func (a *Agent) passedOver(ctx context.Context, at pgdisk.Position) bool {
 	return primary == c.Node
 }
 
-// primaryElsewhere is the other node that is primary for Pacemaker, "" if none is known. Its score would not do: that of a
-// primary also has whoever holds its own unused note.
+// primaryElsewhere is the other node that is primary, "" if none is known: by Pacemaker's word, or by its own. After a parameter was
+// changed Pacemaker holds a primary for a standby, until it has promoted or monitored it again: a reload-agent stands in its history
+// as a start (seen with 2.1.5). The score alone would not do: that of a primary also has
+// whoever holds its own unused note.
 func (a *Agent) primaryElsewhere(ctx context.Context) (string, error) {
-	return a.cluster.PromotedBut(ctx, a.inv.Node)
+	node, err := a.cluster.PromotedBut(ctx, a.inv.Node)
+	if err != nil || node != "" {
+		return node, err
+	}
+	scores, err := a.cluster.Scores(ctx)
+	if err != nil {
+		return "", err
+	}
+	list, err := a.others(ctx)
+	if err != nil {
+		return "", err
+	}
+	note, _ := baton.Gather(list, "").Usable("")
+	for _, b := range list {
+		if b.Node != a.inv.Node && scores[b.Node] == baton.ScorePrimary && (note == nil || note.Node != b.Node) {
+			return b.Node, nil
+		}
+	}
+	return "", nil
 }
 
 // orderedHere reports whether a person ordered this node to be promoted in spite of what is known to be at stake now.

@@ -34,6 +34,7 @@ type memory struct {
 	status    string
 	alone     bool   // without quorum
 	held      string // its role
+	scores    map[string]pacemaker.Score
 }
 
 func (m *memory) Publish(_ context.Context, b baton.Bulletin) error {
@@ -61,6 +62,8 @@ func (m *memory) Held(context.Context) (string, error) {
 func (m *memory) Order(context.Context, string) (*baton.Order, error) { return nil, nil }
 
 func (m *memory) PromotedBut(context.Context, string) (string, error) { return "", nil }
+
+func (m *memory) Scores(context.Context) (map[string]pacemaker.Score, error) { return m.scores, nil }
 
 func (m *memory) SetStatus(_ context.Context, text string) error {
 	m.status = text
@@ -405,12 +408,11 @@ type promoting struct {
 	primary string
 }
 
-func (p *promoting) PromotedBut(context.Context, string) (string, error)        { return p.primary, nil }
-func (p *promoting) Incarnation(known string) string                            { return known }
-func (p *promoting) Scores(context.Context) (map[string]pacemaker.Score, error) { return nil, nil }
-func (p *promoting) ForgetClaim(context.Context, string) error                  { return nil }
-func (p *promoting) Show(context.Context, string) error                         { return nil }
-func (p *promoting) Tell(context.Context, string) error                         { return nil }
+func (p *promoting) PromotedBut(context.Context, string) (string, error) { return p.primary, nil }
+func (p *promoting) Incarnation(known string) string                     { return known }
+func (p *promoting) ForgetClaim(context.Context, string) error           { return nil }
+func (p *promoting) Show(context.Context, string) error                  { return nil }
+func (p *promoting) Tell(context.Context, string) error                  { return nil }
 
 // Ensure an instance that came back beside a primary which began its timeline before this one's end, and has not said so yet, has
 // no score to be promoted with: in a cluster that is throttled that takes seconds. It is not held back by an attempt alone: who made
@@ -449,6 +451,35 @@ func TestMonitor_PassedOver(t *testing.T) {
 		}
 		if len(m.set) != 1 || m.set[0] != tt.score {
 			t.Errorf("primary %q: scores set: %v, want %s", tt.primary, m.set, tt.score)
+		}
+	}
+}
+
+// Ensure a primary is known for one while Pacemaker holds it for a standby, after a parameter was changed: what somebody promoted by
+// hand beside it would claim its own timeline then, and everybody else would have diverged from that. A score alone does not make a
+// primary: who ended as one, and holds the note, has it too.
+func TestPrimaryElsewhere_Reloaded(t *testing.T) {
+	a, m := newPlace(t).agent(&postgres.Instance{}, "n2", "demote")
+	note := &baton.Note{Kind: baton.Clean, Timeline: 1, Start: 0x100, End: 0x110, Node: "n1", Nonce: "N"}
+	used := []baton.Claim{{Seq: 1, Timeline: 2, Parent: 1, Switch: 0x110, Node: "n1", Nonce: "c", Note: "N", State: baton.Effective}}
+	for _, tt := range []struct {
+		name   string
+		score  pacemaker.Score
+		claims []baton.Claim
+		absent bool
+		want   string
+	}{
+		{"promoted, reloaded", baton.ScorePrimary, used, false, "n1"},
+		{"a standby", baton.ScoreFollows, used, false, ""},
+		{"it holds the note", baton.ScorePrimary, nil, false, ""},
+		{"its node is gone", baton.ScorePrimary, used, true, ""},
+	} {
+		m.scores, m.published = map[string]pacemaker.Score{"n1": tt.score, "n2": baton.ScorePrimary}, nil
+		if !tt.absent {
+			m.published = []baton.Bulletin{{Node: "n1", SystemID: a.state.SystemID, Note: note, Claims: tt.claims}}
+		}
+		if got, err := a.primaryElsewhere(t.Context()); err != nil || got != tt.want {
+			t.Errorf("%s: %q, %v; want %q", tt.name, got, err, tt.want)
 		}
 	}
 }
