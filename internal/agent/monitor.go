@@ -156,7 +156,7 @@ func (a *Agent) monitorPrimary(ctx context.Context, f facts) error {
 		defer sess.Close()
 		_, err = sess.InRecovery(wait)
 	}
-	st := baton.Standing{Primary: true}
+	st, shown := baton.Standing{Primary: true}, ""
 	timeline := max(f.control.CheckPointTimeline, f.control.MinRecoveryTimeline)
 	if err := a.takeOn(f); err != nil {
 		a.log.Warn("a server that ran before is not taken on", "error", err)
@@ -171,12 +171,11 @@ func (a *Agent) monitorPrimary(ctx context.Context, f facts) error {
 		}
 		if other != "" {
 			// With a primary's score it would be as good a primary as that one.
-			a.log.Warn("promoted by hand beside the primary", "timeline", timeline, "primary", other)
-			st = baton.Standing{Forbidden: true}
+			st, shown = baton.Standing{Forbidden: true}, fmt.Sprintf("promoted by hand to timeline %d, while %s is the primary", timeline, other)
 		}
 	}
 	// Score and bulletin need no session.
-	if err := a.upkeep(ctx, f, st, "", timeline); err != nil {
+	if err := a.upkeep(ctx, f, st, shown, timeline); err != nil {
 		a.log.Warn("upkeep", "error", err)
 	}
 	if sess != nil {
