@@ -228,19 +228,32 @@ func (a *Agent) spawnDetached(action string, more ...string) {
 	cmd.Process.Release()
 }
 
-// aftercare brings a parked instance back once its old postmaster is gone, and archives what was kept.
+// aftercare brings a parked instance back once its old postmaster is gone, and archives what was kept. Each has a lock of its
+// own: an archive_command may fail for hours, and the next demote's instance must not be left down for that.
 func (a *Agent) aftercare(ctx context.Context) error {
-	brief, cancel := context.WithTimeout(ctx, 100*time.Millisecond)
-	release, err := a.flock(brief, "aftercare.lock")
-	cancel()
-	if err != nil {
-		return nil // another one is at it
+	if release := a.onlyOne(ctx, "aftercare.lock"); release != nil {
+		if err := a.bringBack(ctx); err != nil {
+			a.log.Error("bringing the old primary back", "error", err)
+		}
+		release()
+	}
+	release := a.onlyOne(ctx, "archive.lock")
+	if release == nil {
+		return nil
 	}
 	defer release()
-	if err := a.bringBack(ctx); err != nil {
-		a.log.Error("bringing the old primary back", "error", err)
-	}
 	return a.archiveKept(ctx)
+}
+
+// onlyOne takes a lock if nobody has it. Otherwise it returns nil: another one is at it.
+func (a *Agent) onlyOne(ctx context.Context, lock string) (release func()) {
+	brief, cancel := context.WithTimeout(ctx, 100*time.Millisecond)
+	defer cancel()
+	release, err := a.flock(brief, lock)
+	if err != nil {
+		return nil
+	}
+	return release
 }
 
 // bringBack waits for an old postmaster that still archives or feeds a standby, and starts the instance as a standby.

@@ -62,6 +62,8 @@ func (a *Agent) look() (facts, error) {
 		f.role = standby
 	case pgdisk.ShuttingDown, pgdisk.ShutDown, pgdisk.ShutDownInRecovery:
 		switch {
+		case pm.Status == "" && a.vol.Parked:
+			f.role = stopping // it has removed its lock file; nobody starts a parked instance without removing that mark
 		case pm.Status == "":
 			// Its lock file is being written, or was removed just now.
 			f.role = ambiguousUp
