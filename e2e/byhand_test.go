@@ -98,7 +98,7 @@ func TestPromotedByHand(t *testing.T) {
 		t.Errorf("%s writes timeline %d; before somebody promoted %s it was %d", s.old, now, rogue, was)
 	}
 	r := s.stopLoadBut(rogue)
-	if g := r.GapAfter("promoted by hand"); g.Duration() > 3*time.Second {
+	if g := r.GapAfter("promoted by hand"); g.Duration() > here(3*time.Second) {
 		t.Errorf("nobody could write for %.0f ms: somebody else's promotion must disturb nobody", g.Ms)
 	}
 	s.run(s.old, "crm_resource", "--cleanup") // the monitor found a primary where none was expected

@@ -184,8 +184,8 @@ func (s *scenario) coldStartIsQuick(now string, since int) {
 	}
 	took := promoted.Time.Sub(started)
 	s.t.Logf("promoted %.2f s after %s had started", took.Seconds(), now)
-	if took > coldLimit {
-		s.t.Errorf("%s was promoted %.1f s after it had started, expected at most %s", now, took.Seconds(), coldLimit)
+	if took > here(coldLimit) {
+		s.t.Errorf("%s was promoted %.1f s after it had started, expected at most %s", now, took.Seconds(), here(coldLimit))
 	}
 }
 

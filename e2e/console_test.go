@@ -181,8 +181,8 @@ func TestConsole_Status(t *testing.T) {
 		}
 		took := s.statusTakes(n)
 		t.Logf("a status on %s takes %s in the median, with what it takes to run it in the node", n, took.Round(time.Millisecond))
-		if took > 150*time.Millisecond {
-			t.Errorf("a status on %s takes %s in the median, more than 150 ms", n, took)
+		if limit := here(150 * time.Millisecond); took > limit {
+			t.Errorf("a status on %s takes %s in the median, more than %s", n, took, limit)
 		}
 	}
 
@@ -201,7 +201,7 @@ func TestConsole_Status(t *testing.T) {
 	})
 	code, text := s.pgbaton(s.others[0], "status")
 	s.expect(code, 1, text, gone+" is offline", "needs attention", "possible now, to "+s.others[0])
-	if took := s.statusTakes(s.others[0]); took > 300*time.Millisecond {
+	if took := s.statusTakes(s.others[0]); took > here(300*time.Millisecond) {
 		t.Errorf("with a dead node a status takes %s in the median", took)
 	}
 	code, text = s.pgbaton(s.old, "switchover", "--to", gone, "--yes")

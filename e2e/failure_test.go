@@ -73,7 +73,7 @@ func (s *scenario) crash(all bool) {
 	if s.timeline(now) != was {
 		s.forksAtTheEnd(now, was)
 	}
-	s.outage(s.finish(), "crash", crashLimit)
+	s.outage(s.finish(), "crash", here(crashLimit))
 	s.primaryIs(now)
 }
 
@@ -104,7 +104,7 @@ func backendKilled(s *scenario) {
 	if now := s.timeline(s.old); now != was {
 		s.t.Errorf("%s writes timeline %d, before the crash it was %d", s.old, now, was)
 	}
-	s.outage(r, "crash", crashLimit)
+	s.outage(r, "crash", here(crashLimit))
 	s.primaryIs(s.old)
 }
 
@@ -122,11 +122,11 @@ func standbyKilled(s *scenario) {
 	})
 	took := time.Since(killed)
 	s.t.Logf("streams again after %.2f s", took.Seconds())
-	if took > revivalLimit {
-		s.t.Errorf("%s streams again after %.1f s, expected at most %s", node, took.Seconds(), revivalLimit)
+	if took > here(revivalLimit) {
+		s.t.Errorf("%s streams again after %.1f s, expected at most %s", node, took.Seconds(), here(revivalLimit))
 	}
 	r := s.finish()
-	s.outage(r, "crash", blinkLimit)
+	s.outage(r, "crash", here(blinkLimit))
 	if now := s.timeline(s.old); now != was {
 		s.t.Errorf("%s writes timeline %d, before a standby was killed it was %d", s.old, now, was)
 	}
@@ -144,7 +144,7 @@ func serverStopped(s *scenario) {
 	s.must(s.load.AwaitAck(s.within(roleLimit)))
 	s.stage("%s is primary", now)
 	s.forksAtTheEnd(now, was)
-	s.outage(s.finish(), "stop", 10*time.Second)
+	s.outage(s.finish(), "stop", here(10*time.Second))
 	s.primaryIs(now)
 }
 
@@ -162,7 +162,7 @@ func standbyStopped(s *scenario) {
 	})
 	s.stage("the server of %s was started again", node)
 	r := s.finish()
-	s.outage(r, "stop", blinkLimit)
+	s.outage(r, "stop", here(blinkLimit))
 	if now := s.timeline(s.old); now != was {
 		s.t.Errorf("%s writes timeline %d, before a standby was stopped it was %d", s.old, now, was)
 	}
@@ -197,7 +197,7 @@ func sentinelStopped(s *scenario) {
 	s.forksAtTheEnd(now, was)
 	s.streaming()
 	r := s.stopLoad()
-	s.outage(r, "crash", 30*time.Second)
+	s.outage(r, "crash", here(30*time.Second))
 	s.onlyFenced()
 	s.sameRows()
 	for _, f := range s.status().Failed {
@@ -230,7 +230,7 @@ func startFails(s *scenario) {
 	s.must(os.WriteFile(conf, good, 0o600))
 	s.run(now, "crm_resource", "--cleanup", "-r", lab.Resource, "-N", s.old)
 	s.returned(s.old, now)
-	s.takenOver(now, was, "crash", 10*time.Second)
+	s.takenOver(now, was, "crash", here(10*time.Second))
 }
 
 // dataGone removes all files under a running primary.
@@ -257,7 +257,7 @@ func dataGone(s *scenario) {
 	s.onlyFenced()
 	r := s.endLoad()
 	s.t.Logf("%d of %d acknowledged rows lost", r.Lost, r.Acknowledged)
-	s.outage(r, "gone", 5*time.Second)
+	s.outage(r, "gone", here(5*time.Second))
 	for _, o := range r.Overlaps {
 		s.t.Errorf("two writable nodes: %+v", o)
 	}
@@ -282,7 +282,7 @@ func powerOff(s *scenario) {
 		s.t.Logf("fenced after %.2f s", at.Sub(off).Seconds())
 	}
 	s.returned(s.old, now)
-	s.takenOver(now, was, "power off", s.lab.LossSeen()+lossLimit)
+	s.takenOver(now, was, "power off", s.lab.LossSeen()+here(lossLimit))
 }
 
 // attrdKilled ends Pacemaker's attribute manager under a healthy primary, whose score goes with it. Nobody notices.
@@ -301,7 +301,7 @@ func attrdKilled(s *scenario) {
 	}
 	r := s.finish()
 	for n := range 3 {
-		s.outage(r, fmt.Sprintf("attrd %d", n), blinkLimit)
+		s.outage(r, fmt.Sprintf("attrd %d", n), here(blinkLimit))
 	}
 	if now := s.timeline(s.old); now != was {
 		s.t.Errorf("%s writes timeline %d, before attrd died on it it was %d", s.old, now, was)
@@ -365,7 +365,7 @@ func recoverySlow(s *scenario) {
 	s.missing(now, began, int64(s.lastRecord(s.old, was, fork).end-fork))
 	s.returned(s.old, now)
 	s.sql(now, "DROP TABLE IF EXISTS bulk") // it may be among what is lost
-	s.takenOver(now, was, "crash", 4*time.Second+10*time.Second)
+	s.takenOver(now, was, "crash", 4*time.Second+here(10*time.Second))
 }
 
 // stopRecovery stops the recovery of the old primary as soon as it has begun, and returns its process.

@@ -226,7 +226,7 @@ func diskFull(s *scenario) {
 	for _, o := range r.Overlaps {
 		s.t.Errorf("two writable nodes: %+v", o)
 	}
-	s.outage(r, "full", 30*time.Second)
+	s.outage(r, "full", here(30*time.Second))
 	s.primaryIs(now)
 }
 

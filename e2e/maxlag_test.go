@@ -53,7 +53,7 @@ func TestMaxLag(t *testing.T) {
 		s.must(s.lab.HealAll(s.ctx))
 		s.must(s.lab.Power(s.ctx, s.old, true))
 		s.returned(s.old, now)
-		s.takenOver(now, was, "power off", 15*time.Second)
+		s.takenOver(now, was, "power off", here(15*time.Second))
 	})
 	t.Run("over the limit", func(t *testing.T) {
 		s := c.begin(t, 5*time.Minute, true)

@@ -40,7 +40,7 @@ func primaryIsolated(s *scenario) {
 	s.must(s.lab.HealAll(s.ctx))
 	s.onlyFenced(s.old)
 	s.returned(s.old, now)
-	s.takenOver(now, was, "cut", s.lab.LossSeen()+lossLimit)
+	s.takenOver(now, was, "cut", s.lab.LossSeen()+here(lossLimit))
 }
 
 func standbyIsolated(s *scenario) {
@@ -139,7 +139,7 @@ func (s *scenario) sameServer(was uint32, mark string) {
 	if now := s.timeline(s.old); now != was {
 		s.t.Errorf("%s writes timeline %d, before it was %d", s.old, now, was)
 	}
-	s.outage(r, mark, blinkLimit)
+	s.outage(r, mark, here(blinkLimit))
 	s.primaryIs(s.old)
 	s.sameRows()
 }

@@ -266,7 +266,7 @@ func (s *scenario) bestComesLate(lostPower bool) {
 			s.t.Errorf("%s has the marks %q, expected %q", n, got, kept)
 		}
 	}
-	if g := r.GapAfter("return"); g.Duration() > 3*time.Second {
+	if g := r.GapAfter("return"); g.Duration() > here(3*time.Second) {
 		s.t.Errorf("nobody could write for %.0f ms: the return of %s must disturb nobody", g.Ms, best)
 	}
 	s.neverWritable(r, best)
@@ -364,8 +364,8 @@ func (s *scenario) writesAgain(now string, began time.Time) {
 	s.t.Helper()
 	took := time.Since(began)
 	s.stage("%s is primary on timeline %d, and clients write, %.1f s after enough was there", now, s.timeline(now), took.Seconds())
-	if took > returnLimit {
-		s.t.Errorf("nobody could write for %.1f s when enough was there, expected at most %s", took.Seconds(), returnLimit)
+	if took > here(returnLimit) {
+		s.t.Errorf("nobody could write for %.1f s when enough was there, expected at most %s", took.Seconds(), here(returnLimit))
 	}
 }
 

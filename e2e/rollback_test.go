@@ -76,8 +76,8 @@ func moveWithoutProof(t *testing.T, c *cluster) {
 	s.clear()
 
 	gap := r.GapAfter("move")
-	if took := gap.End().Sub(stopped); took > rollBackLimit || gap.Ms < 1 {
-		t.Errorf("%.1f s from the stop to the next acknowledged commit, expected at most %s (gap: %+v)", took.Seconds(), rollBackLimit, gap)
+	if took := gap.End().Sub(stopped); took > here(rollBackLimit) || gap.Ms < 1 {
+		t.Errorf("%.1f s from the stop to the next acknowledged commit, expected at most %s (gap: %+v)", took.Seconds(), here(rollBackLimit), gap)
 	} else {
 		t.Logf("%.2f s from the stop to the next acknowledged commit", took.Seconds())
 	}

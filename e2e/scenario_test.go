@@ -352,7 +352,9 @@ func (s *scenario) cutStandby(nodes ...string) {
 // startLoad starts two clients with some work to do.
 func (s *scenario) startLoad(o load.Options) {
 	s.t.Helper()
-	o.Clients, o.Every, o.Appenders = 2, 20*time.Millisecond, 2
+	// Each attempt to connect costs the server a process: four clients that try 25 times a second would be half of what this one
+	// machine does while the role changes.
+	o.Clients, o.Every, o.Appenders, o.RetryEvery = 2, 20*time.Millisecond, 2, 100*time.Millisecond
 	var err error
 	s.load, err = load.Start(s.ctx, s.lab, o)
 	s.must(err)

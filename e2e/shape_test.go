@@ -76,7 +76,7 @@ func standbyPowerOff(s *scenario) {
 	})
 	s.streaming()
 	r := s.stopLoad()
-	s.outage(r, "power off", blinkLimit)
+	s.outage(r, "power off", here(blinkLimit))
 	if now := s.timeline(s.old); now != was {
 		s.t.Errorf("%s writes timeline %d, before a standby's node was lost it was %d", s.old, now, was)
 	}

@@ -63,7 +63,7 @@ func TestThrottled(t *testing.T) {
 		s.noFailedActions("")
 		s.standby(s.old, false)
 		s.standby(down, false)
-		s.outage(s.finish(), "standby", 5*time.Second)
+		s.outage(s.finish(), "standby", here(5*time.Second))
 		s.primaryIs(target)
 	})
 	if _, err := c.lab.Run(t.Context(), c.lab.Names[0], "crm_attribute", "-n", "load-threshold", "-v", "400%"); err != nil {
@@ -92,8 +92,8 @@ func (s *scenario) saidPromoted(node string, since time.Time) {
 				continue
 			}
 			s.stage("%s had the score of a primary %.1f s after its promotion", node, at.Sub(promoted).Seconds())
-			if at.Sub(promoted) > saidLimit {
-				s.t.Errorf("%s had the score of a primary %.1f s after its promotion, expected within %s", node, at.Sub(promoted).Seconds(), saidLimit)
+			if at.Sub(promoted) > here(saidLimit) {
+				s.t.Errorf("%s had the score of a primary %.1f s after its promotion, expected within %s", node, at.Sub(promoted).Seconds(), here(saidLimit))
 			}
 			return nil
 		}

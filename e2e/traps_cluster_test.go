@@ -150,7 +150,7 @@ func dirtyBuffers(s *scenario) {
 	s.highest(to)
 	s.clear()
 	s.sql(to, "DROP TABLE dirty")
-	s.outage(s.finish(), "move", 5*time.Second)
+	s.outage(s.finish(), "move", here(5*time.Second))
 }
 
 // Trap 14: a standby that does not follow has a lower score than one that does, and crm_mon -A says why.
@@ -217,7 +217,7 @@ func failureAfterChange(s *scenario) {
 	for _, o := range r.Overlaps {
 		s.t.Errorf("two writable nodes: %+v", o)
 	}
-	s.outage(r, "power off", 20*time.Second)
+	s.outage(r, "power off", here(20*time.Second))
 	s.primaryIs(now)
 }
 

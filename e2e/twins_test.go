@@ -93,7 +93,7 @@ func TestTwins(t *testing.T) {
 				}
 			}
 			for _, mark := range []string{"power on", "after the return"} {
-				if g := r.GapAfter(mark); g.Duration() > 3*time.Second {
+				if g := r.GapAfter(mark); g.Duration() > here(3*time.Second) {
 					t.Errorf("%s: nobody could write for %.0f ms: the twin's return must disturb nobody", mark, g.Ms)
 				}
 			}
@@ -231,7 +231,7 @@ func TestFullQueue(t *testing.T) {
 func (s *scenario) bounded(r load.Report, mark string, limit time.Duration) {
 	s.t.Helper()
 	g := r.GapAfter(mark)
-	if g.Duration() > limit {
+	if limit = here(limit); g.Duration() > limit {
 		s.t.Errorf("nobody could write for %.0f ms, expected %s at most", g.Ms, limit)
 	}
 	stopped := time.Duration(0)

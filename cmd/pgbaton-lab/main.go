@@ -51,6 +51,19 @@ type cli struct {
 	Results resultsCmd `cmd:"" help:"Print the table of a soak."`
 	Demo    demoCmd    `cmd:"" help:"Show handovers and a roll-back, with proof."`
 	Bench   benchCmd   `cmd:"" help:"Measure handovers, beside the agent pgsqlms."`
+
+	Slowness slownessCmd `cmd:"" hidden:"" help:"Print how many times slower than a common machine this one starts programs."`
+}
+
+// slownessCmd is for scripts: see lab.Slowness.
+type slownessCmd struct{}
+
+func (slownessCmd) Run() error {
+	f, err := lab.Slowness()
+	if err == nil {
+		fmt.Printf("%.1f\n", f)
+	}
+	return err
 }
 
 func main() {
