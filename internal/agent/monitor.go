@@ -378,6 +378,11 @@ func (a *Agent) upkeep(ctx context.Context, f facts, st baton.Standing, status s
 		}
 	}
 	score, forbid := baton.Score(st)
+	if !st.Primary && !st.Streaming && !st.OwnNote && !forbid && a.wouldLower(score, status) {
+		if hold, err := a.changing(ctx); err != nil || hold {
+			return err
+		}
+	}
 	if !st.Primary && !forbid && a.vol.Score != pacemaker.Score(score).String() {
 		// About to write over what stands there: look first.
 		if called, err := a.calledOff(ctx); err != nil || called {
@@ -406,6 +411,33 @@ func (a *Agent) upkeep(ctx context.Context, f facts, st baton.Standing, status s
 		return a.dropOverrides(f)
 	}
 	return nil
+}
+
+// wouldLower reports whether score and status would say that a standby, which followed until now, does not.
+func (a *Agent) wouldLower(score int, status string) bool {
+	was, err := pacemaker.ParseScore(a.vol.Score)
+	if err != nil || was > baton.ScoreFollows {
+		return false
+	}
+	return pacemaker.Score(score) < was || pacemaker.Score(score) == was && status != a.vol.Status
+}
+
+// changing reports, once for each note, that a primary has ended and that nobody has taken the role over yet. Every standby has
+// lost its primary then, and a score or a status that is written in the middle of a change of roles has Pacemaker make its plan
+// anew, with all its notifications (abort_unless_down in daemons/controld/controld_te_callbacks.c): the target asks everybody once
+// more. If it lasts, the next monitor says so.
+func (a *Agent) changing(ctx context.Context) (bool, error) {
+	list, err := a.others(ctx)
+	if err != nil {
+		return false, err
+	}
+	note, err := baton.Gather(list, "").Settled().Usable("")
+	if err != nil || a.vol.Held == note.Nonce {
+		return false, nil
+	}
+	a.vol.Held = note.Nonce
+	a.saveVolatile()
+	return true, nil
 }
 
 // forgetClaim takes this node's claim out of the cluster's configuration once every participant knows it, or a newer one.

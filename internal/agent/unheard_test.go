@@ -161,3 +161,64 @@ func TestLearnRecorded_Unreadable(t *testing.T) {
 		t.Errorf("read again: %v, %t, claims %v", err, a.vol.Unread, a.state.Claims)
 	}
 }
+
+// Ensure a standby leaves its score and status as they are while the primary's role changes: written then, they have Pacemaker make
+// its plan anew. It does so once for each note, and not where the role is with somebody: a standby that lost its primary by itself
+// is not preferred.
+func TestMonitor_Changing(t *testing.T) {
+	p := newPlace(t)
+	first := p.primary()
+	i := p.clone(first)
+	p.start(i, "ready")
+	if _, err := first.KillLeftovers(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	a, _ := p.agent(i, "n1", "monitor")
+	sentinelLives(t, a)
+	m := &promoting{}
+	a.cluster = m
+	sess, err := i.Connect(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer sess.Close()
+	if err := a.poll(within(t, 10*time.Second), "the end of its WAL receiver", 10*time.Millisecond, func() (bool, error) {
+		v, err := sess.Standby(t.Context())
+		return !v.Streaming, err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	follows, detached := pacemaker.Score(baton.ScoreFollows).String(), pacemaker.Score(baton.ScoreDetached).String()
+	note := func(nonce string) *baton.Note {
+		return &baton.Note{Kind: baton.Clean, Timeline: 1, Start: 0x5000000, End: 0x5000028, Node: "n2", Nonce: nonce}
+	}
+	used := []baton.Claim{{Seq: 2, Timeline: 2, Parent: 1, Switch: 0x5000028, Node: "n3", Nonce: "c", Note: "C", State: baton.Effective}}
+	if err := a.examine(within(t, 20*time.Second)); err != nil { // the first one asserts everything
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		name   string
+		was    string
+		note   *baton.Note
+		claims []baton.Claim
+		score  string
+		shown  bool
+	}{
+		{"its primary has ended", follows, note("A"), nil, follows, false},
+		{"and nobody took over", follows, note("A"), nil, detached, false},
+		{"for long", detached, note("A"), nil, detached, true},
+		{"the next primary has ended", detached, note("B"), nil, detached, false},
+		{"somebody is primary", follows, note("C"), used, detached, false},
+		{"no note", follows, nil, nil, detached, false},
+		{"not long started", "", note("D"), nil, detached, false},
+	} {
+		m.published = []baton.Bulletin{{Node: "n2", Note: tt.note, Claims: tt.claims}}
+		m.status, a.vol.Score, a.vol.Status = "", tt.was, ""
+		if err := a.examine(within(t, 20*time.Second)); err != nil {
+			t.Fatal(err)
+		}
+		if a.vol.Score != tt.score || (m.status != "") != tt.shown {
+			t.Errorf("%s: score %q, status %q; want %q, a status: %t", tt.name, a.vol.Score, m.status, tt.score, tt.shown)
+		}
+	}
+}
