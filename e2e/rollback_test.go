@@ -23,15 +23,16 @@ const atStop = "demote/fast-stop before"
 func TestRollBack(t *testing.T) {
 	c := testCluster(t, "plain", ordinary())
 	c.useFaults(t, true)
-	t.Run("move, the target misses the end", func(t *testing.T) { moveWithoutProof(t, c) })
-	t.Run("move, the target is cut off before", func(t *testing.T) { moveCalledOff(t, c) })
+	var today share
+	today.run(t, "move, the target misses the end", func(t *testing.T) { moveWithoutProof(t, c) })
+	today.run(t, "move, the target is cut off before", func(t *testing.T) { moveCalledOff(t, c) })
 	for _, l := range leaving() {
-		t.Run(l.name+", with proof", func(t *testing.T) { leaveWithProof(t, c, l) })
-		t.Run(l.name+", only the other standby has the proof", func(t *testing.T) { leaveToOther(t, c, l) })
-		t.Run(l.name+", nobody has the proof", func(t *testing.T) { leaveToNobody(t, c, l) })
+		today.run(t, l.name+", with proof", func(t *testing.T) { leaveWithProof(t, c, l) })
+		today.run(t, l.name+", only the other standby has the proof", func(t *testing.T) { leaveToOther(t, c, l) })
+		today.run(t, l.name+", nobody has the proof", func(t *testing.T) { leaveToNobody(t, c, l) })
 	}
-	t.Run("the target changes when it has asked", func(t *testing.T) { targetChanges(t, c) })
-	t.Run("restart of the clone", func(t *testing.T) { restartClone(t, c) })
+	today.run(t, "the target changes when it has asked", func(t *testing.T) { targetChanges(t, c) })
+	today.run(t, "restart of the clone", func(t *testing.T) { restartClone(t, c) })
 }
 
 // moveWithoutProof cuts the target off at the moment when the primary is told to stop.

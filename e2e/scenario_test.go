@@ -87,8 +87,9 @@ type story struct {
 // tell runs stories one after the other, each on the healthy cluster of that name and with the agent that is installed;
 // limit bounds each.
 func tell(t *testing.T, cluster string, o lab.Options, limit time.Duration, stories []story) {
+	var today share
 	for _, st := range stories {
-		t.Run(st.name, func(t *testing.T) {
+		today.run(t, st.name, func(t *testing.T) {
 			c := testCluster(t, cluster, o)
 			c.useFaults(t, false)
 			st.run(c.begin(t, limit, true))
