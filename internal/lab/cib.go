@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"html"
 	"maps"
+	"math"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -52,8 +53,12 @@ func cib(o Options) string {
 		"load-threshold": "400%",
 	}
 	if o.Nodes == 2 {
-		// Of two halves that fence each other the one with the primary should win.
-		properties["priority-fencing-delay"] = "2s"
+		// Of two halves that fence each other the one with the primary should win: the other one waits until that has surely begun.
+		slowness, err := Slowness()
+		if err != nil {
+			slowness = 1
+		}
+		properties["priority-fencing-delay"] = fmt.Sprintf("%.0fs", math.Ceil(2*slowness))
 		meta["priority"] = "1"
 	}
 	maps.Copy(properties, o.Properties)
