@@ -76,9 +76,9 @@ quiet='^TestConsole_Status$'
 # Left to make soak, said aloud, because they are long.
 later=${PGBATON_E2E_LATER-'^(TestNetwork|TestTwins|TestKill|TestConsole_Killed|TestSetup_Killed|TestConsole_Check|TestColdStart|TestRewindKilled|TestHung|TestSlowIsNotDead|TestMaxLag|TestTasks|TestMachines|TestSetup_New|TestLateReturns|TestShape|TestRewindImpossible|TestMarkBeforeStarted|TestTwinReturns|TestPromotedByHandInMaintenance|TestThrottled|TestTwoAndAVote|TestReplayLag)$'}
 
-# Left to make soak, too, on a machine that starts programs slowly; with one in two stories of those that tell many, and fewer handovers.
-# Or make test would take 45 minutes there.
-later_if_slow='^(TestStartedByHand|TestConsole_History|TestRejoinCommand|TestHandoverWhile|TestTraps_Cluster)$'
+# Left to make soak, too, on a machine that starts programs slowly; with one in three stories of those that tell many, and fewer
+# handovers. Or make test would take 45 minutes there.
+later_if_slow='^(TestStartedByHand|TestConsole_History|TestRejoinCommand|TestHandoverWhile|TestTraps_Cluster|TestSetup|TestOldPrimaryReturns|TestHistoryMissing|TestFullQueue|TestQuorum|TestSetup_Failures)$'
 
 # make soak sets another limit, and what more to test: see scripts/soak.sh.
 e2e_limit=${PGBATON_E2E_TIMEOUT:-25m}
@@ -105,7 +105,7 @@ e2e() {
 	if [ -n "$later" ] && [ -z "${PGBATON_E2E_ONLY:-}" ]; then # who names a test means it
 		if [ "$slow" != 1.0 ]; then
 			later="$later|$later_if_slow"
-			export PGBATON_HANDOVERS=${PGBATON_HANDOVERS:-16} PGBATON_SHARE=${PGBATON_SHARE:-2}
+			export PGBATON_HANDOVERS=${PGBATON_HANDOVERS:-8} PGBATON_SHARE=${PGBATON_SHARE:-3}
 			echo "=== e2e: this machine starts programs $slow times slower than a common one: one lab at a time, $PGBATON_HANDOVERS handovers, one story in $PGBATON_SHARE today"
 		fi
 		rest=$(grep -E "$later" <<<"$all" | paste -sd' ')
