@@ -78,7 +78,7 @@ later=${PGBATON_E2E_LATER-'^(TestNetwork|TestTwins|TestKill|TestConsole_Killed|T
 
 # Left to make soak, too, on a machine that starts programs slowly; with one in three stories of those that tell many, and fewer
 # handovers. Or make test would take 45 minutes there.
-later_if_slow='^(TestStartedByHand|TestConsole_History|TestRejoinCommand|TestHandoverWhile|TestTraps_Cluster|TestSetup|TestOldPrimaryReturns|TestHistoryMissing|TestFullQueue|TestQuorum|TestSetup_Failures)$'
+later_if_slow='^(TestStartedByHand|TestConsole_History|TestRejoinCommand|TestHandoverWhile|TestTraps_Cluster|TestSetup|TestOldPrimaryReturns|TestHistoryMissing|TestFullQueue|TestQuorum|TestSetup_Failures|TestStaleNote)$'
 
 # make soak sets another limit, and what more to test: see scripts/soak.sh.
 e2e_limit=${PGBATON_E2E_TIMEOUT:-25m}
