@@ -78,7 +78,7 @@ later=${PGBATON_E2E_LATER-'^(TestNetwork|TestTwins|TestKill|TestConsole_Killed|T
 
 # Left to make soak, too, on a machine that starts programs slowly; with one in three stories of those that tell many, and fewer
 # handovers. Or make test would take 45 minutes there.
-later_if_slow='^(TestStartedByHand|TestConsole_History|TestRejoinCommand|TestHandoverWhile|TestTraps_Cluster|TestSetup|TestOldPrimaryReturns|TestHistoryMissing|TestFullQueue|TestQuorum|TestSetup_Failures|TestStaleNote)$'
+later_if_slow='^(TestStartedByHand|TestConsole_History|TestRejoinCommand|TestHandoverWhile|TestTraps_Cluster|TestSetup|TestOldPrimaryReturns|TestHistoryMissing|TestFullQueue|TestQuorum|TestSetup_Failures|TestStaleNote|TestStranded|TestScheduler)$'
 
 # make soak sets another limit, and what more to test: see scripts/soak.sh.
 e2e_limit=${PGBATON_E2E_TIMEOUT:-25m}
@@ -105,7 +105,7 @@ e2e() {
 	if [ -n "$later" ] && [ -z "${PGBATON_E2E_ONLY:-}" ]; then # who names a test means it
 		if [ "$slow" != 1.0 ]; then
 			later="$later|$later_if_slow"
-			export PGBATON_HANDOVERS=${PGBATON_HANDOVERS:-8} PGBATON_SHARE=${PGBATON_SHARE:-3}
+			export PGBATON_HANDOVERS=${PGBATON_HANDOVERS:-6} PGBATON_SHARE=${PGBATON_SHARE:-3}
 			echo "=== e2e: this machine starts programs $slow times slower than a common one: one lab at a time, $PGBATON_HANDOVERS handovers, one story in $PGBATON_SHARE today"
 		fi
 		rest=$(grep -E "$later" <<<"$all" | paste -sd' ')
