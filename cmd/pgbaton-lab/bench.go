@@ -208,6 +208,11 @@ func (x *contender) settle(ctx context.Context, after time.Duration) error {
 
 // allowed waits until none of these nodes refuses any more.
 func allowed(ctx context.Context, l *lab.Lab, nodes ...string) error {
+	return scored(ctx, l, 0, nodes...)
+}
+
+// scored waits until each of these nodes has at least that promotion score.
+func scored(ctx context.Context, l *lab.Lab, least int, nodes ...string) error {
 	ctx, cancel := context.WithTimeout(ctx, lab.DefaultWait)
 	defer cancel()
 	return lab.Poll(ctx, 200*time.Millisecond, func() error {
@@ -216,8 +221,8 @@ func allowed(ctx context.Context, l *lab.Lab, nodes ...string) error {
 			return err
 		}
 		for _, n := range nodes {
-			if own := s.Node(n).Score; score(own) < 0 {
-				return lab.NotYet("the promotion score of %s, which %s runs, is %q", n, l.Agent, own)
+			if own := s.Node(n).Score; score(own) < least {
+				return lab.NotYet("the promotion score of %s, which %s runs, is %q, expected at least %d", n, l.Agent, own, least)
 			}
 		}
 		return nil

@@ -190,7 +190,7 @@ func (d *demo) standby(ctx context.Context, from string) (to string, err error) 
 func (d *demo) rollBack(ctx context.Context, from, to string) error {
 	// A target that has just come back says that it follows in the middle of this, Pacemaker plans anew, and the primary looks at
 	// it once more: when it is cut off already.
-	if err := follows(ctx, d.Lab, to); err != nil {
+	if err := scored(ctx, d.Lab, baton.ScoreFollows, to); err != nil {
 		return err
 	}
 	if err := d.WaitIdle(ctx); err != nil {
@@ -237,22 +237,6 @@ func (d *demo) rollBack(ctx context.Context, from, to string) error {
 		}
 		s.say(to, "streams again, and may be promoted again")
 		s.journal(ctx, to)
-		return nil
-	})
-}
-
-// follows waits until a standby has said by its score that it streams.
-func follows(ctx context.Context, l *lab.Lab, node string) error {
-	ctx, cancel := context.WithTimeout(ctx, lab.DefaultWait)
-	defer cancel()
-	return lab.Poll(ctx, 200*time.Millisecond, func() error {
-		s, err := l.View(ctx)
-		if err != nil {
-			return err
-		}
-		if own := s.Node(node).Score; score(own) < baton.ScoreFollows {
-			return lab.NotYet("the promotion score of %s is %q: it does not say that it streams", node, own)
-		}
 		return nil
 	})
 }

@@ -63,7 +63,7 @@ func (a *Agent) look() (facts, error) {
 	case pgdisk.ShuttingDown, pgdisk.ShutDown, pgdisk.ShutDownInRecovery:
 		switch {
 		case pm.Status == "" && a.vol.Parked:
-			f.role = stopping // it has removed its lock file; nobody starts a parked instance without removing that mark
+			f.role = stopping // it has removed its lock file and is not gone; one that is being started is told below
 		case pm.Status == "":
 			// Its lock file is being written, or was removed just now.
 			f.role = ambiguousUp

@@ -60,10 +60,9 @@ func (p *promoting) ForgetClaim(context.Context, string) error           { retur
 func (p *promoting) Show(context.Context, string) error                  { return nil }
 func (p *promoting) Tell(context.Context, string) error                  { return nil }
 
-// Ensure an instance that came back beside a primary which began its timeline before this one's end, and has not said so yet, has
-// no score to be promoted with: in a cluster that is throttled that takes seconds. It is not held back by an attempt alone: who made
-// that may need it for having more WAL.
-func TestMonitor_PassedOver(t *testing.T) {
+// bereft is the agent of a standby, about to monitor it, whose primary is gone.
+func bereft(t *testing.T) (*Agent, *promoting) {
+	t.Helper()
 	p := newPlace(t)
 	first := p.primary()
 	i := p.clone(first)
@@ -86,6 +85,14 @@ func TestMonitor_PassedOver(t *testing.T) {
 	}); err != nil {
 		t.Fatal(err)
 	}
+	return a, m
+}
+
+// Ensure an instance that came back beside a primary which began its timeline before this one's end, and has not said so yet, has
+// no score to be promoted with: in a cluster that is throttled that takes seconds. It is not held back by an attempt alone: who made
+// that may need it for having more WAL.
+func TestMonitor_PassedOver(t *testing.T) {
+	a, m := bereft(t)
 	a.state.Claims = []baton.Claim{{Seq: 2, Timeline: 2, Parent: 1, Switch: 0x28, Node: "n3", Nonce: "c", State: baton.Intended}}
 	for _, tt := range []struct {
 		primary string
@@ -166,28 +173,7 @@ func TestLearnRecorded_Unreadable(t *testing.T) {
 // its plan anew. It does so once for each note, and not where the role is with somebody: a standby that lost its primary by itself
 // is not preferred.
 func TestMonitor_Changing(t *testing.T) {
-	p := newPlace(t)
-	first := p.primary()
-	i := p.clone(first)
-	p.start(i, "ready")
-	if _, err := first.KillLeftovers(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	a, _ := p.agent(i, "n1", "monitor")
-	sentinelLives(t, a)
-	m := &promoting{}
-	a.cluster = m
-	sess, err := i.Connect(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer sess.Close()
-	if err := a.poll(within(t, 10*time.Second), "the end of its WAL receiver", 10*time.Millisecond, func() (bool, error) {
-		v, err := sess.Standby(t.Context())
-		return !v.Streaming, err
-	}); err != nil {
-		t.Fatal(err)
-	}
+	a, m := bereft(t)
 	follows, detached := pacemaker.Score(baton.ScoreFollows).String(), pacemaker.Score(baton.ScoreDetached).String()
 	note := func(nonce string) *baton.Note {
 		return &baton.Note{Kind: baton.Clean, Timeline: 1, Start: 0x5000000, End: 0x5000028, Node: "n2", Nonce: nonce}

@@ -56,7 +56,7 @@ func cib(o Options) string {
 		// Of two halves that fence each other the one with the primary should win: the other one waits until that has surely begun.
 		slowness, err := Slowness()
 		if err != nil {
-			slowness = 1
+			slowness = 1 // where crm_mon does not start no cluster does, and says so better
 		}
 		properties["priority-fencing-delay"] = fmt.Sprintf("%.0fs", math.Ceil(2*slowness))
 		meta["priority"] = "1"

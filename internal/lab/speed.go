@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// commonStart is how long a start of one of Pacemaker's commands takes on a common machine, at most: a program with some thirty
+// commonStart is what a start of one of Pacemaker's commands is taken to last on a common machine, by choice: a program with some thirty
 // shared libraries that does nothing. A change of roles starts hundreds of programs and server processes on the lab's one machine,
 // and takes longer by that factor on a virtual machine whose page tables are kept in software.
 const commonStart = 8 * time.Millisecond
