@@ -182,6 +182,7 @@ if [ $failed = 1 ]; then
 	for s; do
 		case $s in
 		unit | lab) failures "$logs/$s.log" ;;
+		demo) grep -hA 3 'NOT AS IT SHOULD BE' $logs/demo.out ;;
 		e2e) failures $logs/e2e-[012].log ;;
 		esac
 	done

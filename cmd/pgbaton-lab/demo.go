@@ -188,9 +188,10 @@ func (d *demo) standby(ctx context.Context, from string) (to string, err error) 
 // rollBack cuts the target's replication between the primary's last look at it and the shutdown: nobody can call the
 // handover off any more, and the target cannot get the last record.
 func (d *demo) rollBack(ctx context.Context, from, to string) error {
-	// A target that has just come back says that it follows in the middle of this, Pacemaker plans anew, and the primary looks at
-	// it once more: when it is cut off already.
-	if err := scored(ctx, d.Lab, baton.ScoreFollows, to); err != nil {
+	// A standby that has just come back, or that follows another primary since the last step, says so in the middle of this one:
+	// Pacemaker plans anew, and the primary looks at its target once more, when it is cut off already.
+	standbys := slices.DeleteFunc(slices.Clone(d.Names), func(n string) bool { return n == from })
+	if err := scored(ctx, d.Lab, baton.ScoreFollows, standbys...); err != nil {
 		return err
 	}
 	if err := d.WaitIdle(ctx); err != nil {
