@@ -63,7 +63,7 @@ stage() { # name command...
 # Everything but what runs a whole cluster.
 unit() { go test -count=1 -timeout 8m $(go list ./... | grep -v -e /e2e -e /internal/lab$); }
 
-lab() { go test -count=1 -timeout 5m -v ./internal/lab; }
+lab() { go test -count=1 -timeout 8m -v ./internal/lab; }
 
 # The tests on a cluster run as two programs side by side, each with one lab at a time: a lab mostly waits, for monitors,
 # time-outs and nodes that boot. What the second program does not name, the first runs. On a machine that starts programs
@@ -78,7 +78,7 @@ later=${PGBATON_E2E_LATER-'^(TestNetwork|TestTwins|TestKill|TestConsole_Killed|T
 
 # Left to make soak, too, on a machine that starts programs slowly; with one in three stories of those that tell many, and fewer
 # handovers. Or make test would take 45 minutes there.
-later_if_slow='^(TestStartedByHand|TestConsole_History|TestRejoinCommand|TestHandoverWhile|TestTraps_Cluster|TestSetup|TestOldPrimaryReturns|TestHistoryMissing|TestFullQueue|TestQuorum|TestSetup_Failures|TestStaleNote|TestStranded|TestScheduler)$'
+later_if_slow='^(TestPromotedByHand|TestStartedByHand|TestConsole_History|TestRejoinCommand|TestHandoverWhile|TestTraps_Cluster|TestSetup|TestOldPrimaryReturns|TestHistoryMissing|TestFullQueue|TestQuorum|TestSetup_Failures|TestStaleNote|TestStranded|TestScheduler)$'
 
 # make soak sets another limit, and what more to test: see scripts/soak.sh.
 e2e_limit=${PGBATON_E2E_TIMEOUT:-25m}
