@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/pgbaton/pgbaton/internal/baton"
 	"github.com/pgbaton/pgbaton/internal/postgres"
 )
 
@@ -44,38 +45,63 @@ func (s *Site) checkDurability() {
 	}
 }
 
-// syncNames is synchronous_standby_names with a number; a list without one means FIRST 1 (syncrep_gram.y).
-var syncNames = regexp.MustCompile(`(?is)^\s*((?:(?:first|any)\s+)?([0-9]+))\s*\((.*)\)\s*$`)
+// syncNames are the parts of synchronous_standby_names with a number: the method, the number, the list. A list without them means
+// FIRST 1 (syncrep_gram.y).
+var syncNames = regexp.MustCompile(`(?is)^\s*((?:(?:first|any)\s+)?)([0-9]+)\s*\((.*)\)\s*$`)
 
-// checkSyncNames: a primary is never among its own standbys. A list of all nodes on all nodes does no harm, as long as the
-// others are enough.
+// checkSyncNames: how many standbys a commit waits for, and which.
 func (s *Site) checkSyncNames() {
-	list, number, form := s.conf("synchronous_standby_names", ""), 1, "%s"
-	if m := syncNames.FindStringSubmatch(list); m != nil {
+	list, method, number := s.conf("synchronous_standby_names", ""), "FIRST ", 1
+	m := syncNames.FindStringSubmatch(list)
+	if m != nil {
+		list, method = m[3], m[1]
 		number, _ = strconv.Atoi(m[2])
-		list, form = m[3], m[1]+" (%s)"
 	}
 	all := postgres.SplitList(list)
-	itself := func(name string) bool { return strings.EqualFold(name, s.Here) } // as PostgreSQL compares them
-	left := slices.DeleteFunc(slices.Clone(all), itself)
-	if len(left) == len(all) || len(left) >= number || slices.Contains(left, "*") {
+	if len(all) == 0 {
 		return
 	}
-	text := fmt.Sprintf("synchronous_standby_names names this node, %s, and asks for %d: others named are %d", s.Here, number, len(left))
-	// As many are waited for as before, or rows could be lost that were not before.
-	for _, n := range s.State.Nodes {
-		if !slices.ContainsFunc(all, func(name string) bool { return strings.EqualFold(name, n.Name) }) && !itself(n.Name) {
-			left = append(left, n.Name)
+	itself := func(name string) bool { return strings.EqualFold(name, s.Here) } // as PostgreSQL compares them
+	left := slices.DeleteFunc(slices.Clone(all), itself)
+	// naming is what to do so that the list names so many standbys and all of them are waited for.
+	naming := func(number int, otherwise string) string {
+		names := left
+		if !slices.Contains(left, "*") && len(left) < number {
+			for _, n := range s.State.Nodes {
+				if !slices.ContainsFunc(all, func(name string) bool { return strings.EqualFold(name, n.Name) }) && !itself(n.Name) {
+					names = append(names, n.Name)
+				}
+			}
+			if len(names) < number {
+				return otherwise
+			}
 		}
-	}
-	do := fmt.Sprintf("name %d or more other standbys in synchronous_standby_names, or ask for fewer: each one less is one copy less of every commit", number)
-	if len(left) >= number {
-		for n, name := range left {
-			left[n] = `"` + strings.ReplaceAll(name, `"`, `""`) + `"`
+		quoted := make([]string, len(names))
+		for i, name := range names {
+			if quoted[i] = name; name != "*" {
+				quoted[i] = `"` + strings.ReplaceAll(name, `"`, `""`) + `"`
+			}
 		}
-		do = s.setting("synchronous_standby_names", fmt.Sprintf(form, strings.Join(left, ", ")), false)
+		text := strings.Join(quoted, ", ")
+		if m != nil || number > 1 {
+			text = fmt.Sprintf("%s%d (%s)", method, number, text)
+		}
+		return s.setting("synchronous_standby_names", text, false)
 	}
-	s.here("sync-names-itself", Warning, do, "as primary this node would wait for itself, and no commit returns", "%s", text)
+	// A primary is never among its own standbys. A list of all nodes on all nodes does no harm, as long as the others are enough.
+	if len(left) < len(all) && len(left) < number && !slices.Contains(left, "*") {
+		// As many are waited for as before, or rows could be lost that were not before.
+		do := naming(number, fmt.Sprintf("name %d or more other standbys in synchronous_standby_names, or ask for fewer: each one less is one copy less of every commit", number))
+		s.here("sync-names-itself", Warning, do, "as primary this node would wait for itself, and no commit returns", "synchronous_standby_names names this node, %s, and asks for %d: others named are %d", s.Here, number, len(left))
+		return
+	}
+	// Whoever takes over has heard a majority. A commit that is on so many nodes is on one of any majority.
+	nodes := len(s.State.Nodes)
+	majority := baton.Quorum(nodes)
+	if enough := nodes - majority; number < enough {
+		do := naming(enough, fmt.Sprintf("name %d or more standbys in synchronous_standby_names, and ask for %d", enough, enough))
+		s.here("sync-names-few", Warning, do, fmt.Sprintf("a takeover needs the word of %d of %d nodes, none of which may have that commit: where it must not be lost, wait for %d", majority, nodes, enough), "synchronous_standby_names asks for %d: a commit is on %d nodes", number, number+1)
+	}
 }
 
 func (s *Site) checkStandby() {

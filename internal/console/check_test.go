@@ -3,6 +3,7 @@ package console
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -12,6 +13,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/pgbaton/pgbaton/internal/pacemaker"
 	"github.com/pgbaton/pgbaton/internal/postgres"
 )
 
@@ -233,6 +235,48 @@ func TestCheck_Conninfo(t *testing.T) {
 		}
 		if s.mend(t, last); s.Conf["primary_conninfo"] != tc.then {
 			t.Errorf("%s: after %s\ngot  %s\nwant %s", tc.info, last.Do, s.Conf["primary_conninfo"], tc.then)
+		}
+	}
+}
+
+// Ensure a list with which a takeover could be without a commit that was confirmed is found where there are five nodes, that the
+// printed command asks for enough and keeps the method, and that lists which ask for enough, or for none, are left alone.
+func TestCheck_SyncNamesFew(t *testing.T) {
+	for _, tc := range []struct {
+		nodes       int
+		names, then string
+	}{
+		{5, "", ""},
+		{5, "*", "FIRST 2 (*)"},
+		{5, "n2, n3", `FIRST 2 ("n2", "n3")`},
+		{5, "n2", `FIRST 2 ("n2", "n3", "n4", "n5")`},
+		{5, "ANY 1 (n1, n2, n3, n4, n5)", `ANY 2 ("n2", "n3", "n4", "n5")`},
+		{5, "ANY 2 (n1, n2, n3, n4, n5)", ""},
+		{5, "3 (n2, n3, n4)", ""},
+		{6, "1 (n2, n3)", `2 ("n2", "n3")`},
+		{7, "FIRST 2 (n2, *)", `FIRST 3 ("n2", *)`},
+		{4, "n2", ""},
+		{2, "n2", ""},
+	} {
+		s := conf(t, "wal_log_hints = on\nsynchronous_standby_names = '"+tc.names+"'")
+		s.State.Nodes = nil
+		for i := range tc.nodes {
+			s.State.Nodes = append(s.State.Nodes, pacemaker.NodeState{Name: fmt.Sprintf("n%d", i+1)})
+		}
+		s.checkDurability()
+		if tc.then == "" {
+			if len(s.findings) > 0 {
+				t.Errorf("%d nodes, %s: found %+v", tc.nodes, tc.names, s.findings)
+			}
+			continue
+		}
+		if !slices.Equal(s.ids(), []string{"sync-names-few"}) {
+			t.Errorf("%d nodes, %s: found %+v", tc.nodes, tc.names, s.findings)
+			continue
+		}
+		s.mend(t, s.findings[0])
+		if s.checkDurability(); s.Conf["synchronous_standby_names"] != tc.then || len(s.findings) > 0 {
+			t.Errorf("%d nodes, %s: afterwards it is %s, want %s, and found is %q", tc.nodes, tc.names, s.Conf["synchronous_standby_names"], tc.then, s.ids())
 		}
 	}
 }
