@@ -101,7 +101,7 @@ func TestCheck_Cluster(t *testing.T) {
 			}
 		}
 	}
-	golden(t, "check.commands", all.String())
+	goldenPage(t, "check.commands", all.String())
 }
 
 // Ensure a node whose PostgreSQL could not be looked at does not pass for one without findings, unless none is meant to be there.

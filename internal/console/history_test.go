@@ -125,13 +125,13 @@ func TestHistory(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			golden(t, "history.json", string(b)+"\n")
+			goldenPage(t, "history.json", string(b)+"\n")
 		}
 		if h, err = w.ReadHistory(t.Context(), "", 2); err != nil || len(h.Changes) != 2 {
 			t.Errorf("the last 2: %d, %v", len(h.Changes), err)
 		}
 	}
-	golden(t, "history", all.String())
+	goldenPage(t, "history", all.String())
 }
 
 // Ensure that there is an answer without the cluster: this node's journal.

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/pgbaton/pgbaton/internal/golden"
 	"github.com/pgbaton/pgbaton/internal/journal"
 	"github.com/pgbaton/pgbaton/internal/pacemaker"
 	"github.com/pgbaton/pgbaton/internal/postgres"
@@ -115,28 +116,16 @@ func replay(t *testing.T, name string) (World, *recorded) {
 	}, r
 }
 
-// golden compares text with a file; PGBATON_GOLDEN=1 writes it.
-func golden(t *testing.T, name, got string) {
+// goldenPage compares text with testdata/NAME.golden; what is for a person, whose name has no dot, fits in 80 columns.
+func goldenPage(t *testing.T, name, got string) {
 	t.Helper()
 	path := filepath.Join("testdata", name+".golden")
-	if os.Getenv("PGBATON_GOLDEN") != "" {
-		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
-			t.Fatal(err)
+	if !strings.Contains(name, ".") {
+		for line := range strings.Lines(got) {
+			if n := len([]rune(strings.TrimRight(line, "\n"))); n > 80 {
+				t.Errorf("%s: %d columns: %s", path, n, line)
+			}
 		}
 	}
-	want, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if got != string(want) {
-		t.Errorf("%s: got\n%s\nwant\n%s", path, got, want)
-	}
-	if strings.Contains(name, ".") { // not for a person's 80 columns
-		return
-	}
-	for line := range strings.Lines(got) {
-		if n := len([]rune(strings.TrimRight(line, "\n"))); n > 80 {
-			t.Errorf("%s: %d columns: %s", path, n, line)
-		}
-	}
+	golden.Compare(t, path, got)
 }

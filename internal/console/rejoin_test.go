@@ -45,5 +45,5 @@ func TestRejoin(t *testing.T) {
 			indented(&all, "pgbaton: ", 9, err.Error())
 		}
 	}
-	golden(t, "rejoin.commands", all.String()) // commands are not broken
+	goldenPage(t, "rejoin.commands", all.String()) // commands are not broken
 }

@@ -27,7 +27,7 @@ func TestTakeover(t *testing.T) {
 		var b strings.Builder
 		s.Text(&b, Style{})
 		if tool == "pcs" {
-			golden(t, "setup.from-paf", strings.ReplaceAll(b.String(), s.run, "ab12cd34"))
+			goldenPage(t, "setup.from-paf", strings.ReplaceAll(b.String(), s.run, "ab12cd34"))
 		}
 		if !strings.Contains(b.String(), mends) {
 			t.Errorf("%s: no %s in\n%s", tool, mends, b.String())
@@ -175,7 +175,7 @@ func TestNew(t *testing.T) {
 		}
 		var b strings.Builder
 		s.Text(&b, Style{})
-		golden(t, "setup.new-"+tool, strings.ReplaceAll(b.String(), s.run, "ab12cd34"))
+		goldenPage(t, "setup.new-"+tool, strings.ReplaceAll(b.String(), s.run, "ab12cd34"))
 		lines := same.FindAllStringSubmatch(b.String(), -1)
 		if len(lines) < 5 {
 			t.Errorf("%s: found only %q to compare", tool, lines)

@@ -31,7 +31,7 @@ func TestStatus(t *testing.T) {
 		st.Text(&all, Style{})
 		all.WriteString("\n")
 	}
-	golden(t, "status", all.String())
+	goldenPage(t, "status", all.String())
 }
 
 // Ensure the JSON form says its version, has every list, never null in the place of one, and is what docs/command.md
@@ -49,7 +49,7 @@ func TestStatus_JSON(t *testing.T) {
 	if strings.Contains(string(b), "null") {
 		t.Errorf("a null in\n%s", b)
 	}
-	golden(t, "status.json", string(b)+"\n")
+	goldenPage(t, "status.json", string(b)+"\n")
 }
 
 // Ensure the server of this node is asked with the parameters of the resource, and wins over what was published.

@@ -43,7 +43,7 @@ func TestPrepare(t *testing.T) {
 			t.Errorf("%s: the pre-flight changed something: %q", name, r.changes)
 		}
 	}
-	golden(t, "preflight", all.String())
+	goldenPage(t, "preflight", all.String())
 }
 
 // Ensure each check finds what it is there for.
@@ -300,7 +300,7 @@ func TestSwitchover(t *testing.T) {
 			t.Errorf("%s: removed by %s\nwant %s", tc.name, p.changes[1], want)
 		}
 	}
-	golden(t, "switchover", all.String())
+	goldenPage(t, "switchover", all.String())
 }
 
 // Ensure that an end before the end leaves the constraint where its removal would turn the handover back, says until
