@@ -1,0 +1,95 @@
+package console
+
+import (
+	"context"
+	"errors"
+	"strings"
+
+	"github.com/pgbaton/pgbaton/internal/pacemaker"
+)
+
+// setupMeta is a meta attribute of the clone for as long as a setup is under way, so that one that was cut short is
+// known for what it is, on every node. Its value says which way it goes, who ran what when it began, the primary first (in
+// the middle of it Pacemaker does not know), and whose it is: of two runs the one that wrote it last goes on, since the
+// other one may be alive and none can tell.
+const setupMeta = "pgbaton-setup"
+
+// note is what is known of a setup that is under way, the value of setupMeta.
+type note struct {
+	kind    string
+	members []string
+	run     string // nonce of the run that wrote it, "" in one of an earlier release
+}
+
+// runPrefix stands before the nonce: no node has such a name, and an earlier release takes it for one that is not there.
+const runPrefix = "run:"
+
+func (n note) String() string {
+	return strings.Join(append(append([]string{n.kind}, n.members...), runPrefix+n.run), ",")
+}
+
+func parseNote(text string) note {
+	words := strings.Split(text, ",")
+	n := note{kind: words[0], members: words[1:]}
+	if last := len(n.members) - 1; last >= 0 && strings.HasPrefix(n.members[last], runPrefix) {
+		n.run, n.members = strings.TrimPrefix(n.members[last], runPrefix), n.members[:last]
+	}
+	return n
+}
+
+// setupCommand is how a setup is gone on with.
+func setupCommand(meta string) string {
+	kind := parseNote(meta).kind
+	if kind == fromReplication {
+		return "pgbaton setup --apply"
+	}
+	return "pgbaton setup --" + kind + " --apply"
+}
+
+// mark makes the setup known, on the clone.
+func (s *Setup) mark() setupStep {
+	return setupStep{
+		title: "Make a note of it in the cluster's configuration",
+		why:   "if this is cut short, also by the loss of this node, it is known for what it is, and the same command goes on",
+		commands: [][]string{
+			{"crm_resource", "--resource", s.Clone, "--meta", "--set-parameter", setupMeta, "--parameter-value", s.note()},
+		},
+		wait:  s.awaitNote,
+		marks: true,
+	}
+}
+
+// note is the value of setupMeta that this run writes.
+func (s *Setup) note() string {
+	members := s.members
+	if len(s.noted) > 0 {
+		members = s.noted
+	}
+	return note{s.kind, members, s.run}.String()
+}
+
+// awaitNote waits until this node's copy of the configuration has the note of this run.
+func (s *Setup) awaitNote(ctx context.Context) error {
+	return s.await(ctx, func() error {
+		config, err := pacemaker.ReadConfiguration(ctx, s.world.Run)
+		if err != nil {
+			return err
+		}
+		switch config.Meta(s.Clone, setupMeta) {
+		case s.note():
+			return nil
+		case s.was:
+			return errors.New("the note is not in the configuration yet")
+		}
+		return notOurs("another pgbaton setup has begun at the same moment")
+	})
+}
+
+func (s *Setup) unmark() setupStep {
+	return setupStep{
+		title: "Remove the note",
+		commands: [][]string{
+			{"crm_resource", "--resource", s.Clone, "--meta", "--delete-parameter", setupMeta},
+		},
+	}
+}
