@@ -14,6 +14,13 @@ import (
 	"github.com/pgbaton/pgbaton/internal/postgres"
 )
 
+// Limits on how far the target may be behind when the primary is shut down.
+const (
+	nearBytes   = 16 << 20         // of WAL not yet flushed by the target
+	replayBytes = 64 << 20         // of WAL not yet replayed by it
+	targetLimit = 10 * time.Second // to get there
+)
+
 // preDemote prepares the handover while clients still write. Only a running primary may call it off here, and only if it
 // does not have to leave: a dead one looks just like a target that does not stream.
 func (a *Agent) preDemote(ctx context.Context) error {

@@ -360,10 +360,3 @@ func (a *Agent) awaitVerdict(ctx context.Context, challenge baton.Challenge, ses
 	}
 	return v, list
 }
-
-// Limits on how far the target may be behind when the primary is shut down.
-const (
-	nearBytes   = 16 << 20         // of WAL not yet flushed by the target
-	replayBytes = 64 << 20         // of WAL not yet replayed by it
-	targetLimit = 10 * time.Second // to get there
-)

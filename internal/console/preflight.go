@@ -32,7 +32,7 @@ type Check struct {
 	at time.Time // when it was so, where it was published and not asked now
 }
 
-// Limits of the pre-flight. The agent has its own (nearBytes, replayBytes in internal/agent/prepromote.go) and waits for a
+// Limits of the pre-flight. The agent has its own (nearBytes, replayBytes in internal/agent/predemote.go) and waits for a
 // target that is further behind; the command says beforehand that it would.
 const (
 	nearBytes    = 16 << 20
