@@ -140,8 +140,14 @@ func (l *Lab) systemdFiles(n string) error {
 	for name, text := range map[string]string{
 		"etc/fstab":      "",
 		"etc/machine-id": fmt.Sprintf("%x\n", md5.Sum([]byte(l.Dir+n))),
+		// One that is asked to end less than a second after its start may ignore that, and hold a shutdown up for systemd's 90 s.
+		"etc/systemd/system/pcsd.service.d/lab.conf": "[Service]\nTimeoutStopSec=5s\n",
 	} {
-		if err := os.WriteFile(filepath.Join(root, name), []byte(text), 0o644); err != nil {
+		p := filepath.Join(root, name)
+		if err := os.MkdirAll(filepath.Dir(p), 0o755); err != nil {
+			return err
+		}
+		if err := os.WriteFile(p, []byte(text), 0o644); err != nil {
 			return err
 		}
 	}

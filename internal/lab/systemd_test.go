@@ -15,8 +15,8 @@ func TestSystemd(t *testing.T) {
 	l := up(t, lab.Options{Nodes: 2, Agent: "none", Systemd: true, Layout: "debian"})
 	ctx := within(t, time.Minute)
 	for _, n := range l.Names {
-		out, err := l.Run(ctx, n, "sh", "-c", "cat /proc/1/comm; systemctl is-active pcsd postgresql@15-main; ls /etc/corosync")
-		if want := "systemd\nactive\nactive\nuidgid.d"; err != nil || out != want {
+		out, err := l.Run(ctx, n, "sh", "-c", "cat /proc/1/comm; systemctl is-active pcsd postgresql@15-main; systemctl show --property TimeoutStopUSec --value pcsd; ls /etc/corosync")
+		if want := "systemd\nactive\nactive\n5s\nuidgid.d"; err != nil || out != want {
 			t.Errorf("%s has %q, want %q (%v)", n, out, want, err)
 		}
 	}
