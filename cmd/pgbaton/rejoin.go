@@ -46,6 +46,11 @@ func (r rejoinCmd) Run(c *common) error {
 	if os.Geteuid() != 0 {
 		return &console.Error{Code: console.Refused, Text: "nothing was changed: run this as root, it works on the server's files"}
 	}
+	if r.Conninfo != "" {
+		if err := ocf.CheckConninfo(r.Conninfo); err != nil {
+			return &console.Error{Code: console.Usage, Text: "nothing was changed: --conninfo " + err.Error(), Err: err}
+		}
+	}
 	w := console.ThisNode()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
@@ -75,6 +80,8 @@ func (r rejoinCmd) Run(c *common) error {
 	fmt.Println()
 	return r.run(w, re)
 }
+
+var notFollowed = &console.Error{Code: console.Unknown, Text: "not followed any more; the rewind goes on: pgbaton status"}
 
 // run has the agent do it, and shows what it does. The agent is in a session of its own: neither Ctrl-C nor a lost terminal
 // ends a rewind in the middle, and a stop of the resource does.
@@ -106,7 +113,7 @@ func (r rejoinCmd) run(w console.World, re *console.Rejoin) error {
 			time.Sleep(50 * time.Millisecond)
 		case <-time.After(50 * time.Millisecond):
 		case <-ctx.Done():
-			return &console.Error{Code: console.Unknown, Text: "not followed any more; the rewind goes on: pgbaton status"}
+			return notFollowed
 		}
 		if text, stopped, busy = agent.Rejoining(re.Resource); text != said && text != "" && !stopped {
 			said = text
@@ -121,7 +128,9 @@ func (r rejoinCmd) run(w console.World, re *console.Rejoin) error {
 	default:
 		return &console.Error{Code: console.Unknown, Text: fmt.Sprintf("the agent has ended, and %s is still kept out: %s; see /var/log/pgbaton/%s.log", re.Node, out.Reason, re.Resource)}
 	}
-	if err := w.Joined(ctx, re.Params, time.Minute); err != nil {
+	if err := w.Joined(ctx, re.Params, time.Minute); ctx.Err() != nil {
+		return notFollowed
+	} else if err != nil {
 		return err
 	}
 	fmt.Printf("%7.1f  %s streams; its next monitor lets it be promoted\n", time.Since(began).Seconds(), re.Node)

@@ -61,10 +61,13 @@ func (s *Site) checkProperties() {
 	case "freeze":
 		s.property("quorum-freeze", Warning, "no-quorum-policy", "stop", "the primary of the lost half serves on until it is fenced", "no-quorum-policy is freeze")
 	}
-	if by, paused := s.Paused(); paused && !s.State.MaintenanceMode {
+	switch by, paused := s.Paused(); {
+	case s.setupWay() != "":
+		do := endSetup + s.setupWay()
+		s.find("setup-unfinished", Warning, do, do, "until it has ended nothing is monitored, a failure is not acted upon", unfinishedSetup)
+	case paused && !s.State.MaintenanceMode:
 		s.find("maintenance", Warning, "pgbaton resume", "pgbaton resume", "nothing is monitored, a failure is not acted upon", "%s", by)
-	}
-	if s.State.MaintenanceMode {
+	case s.State.MaintenanceMode:
 		s.property("maintenance", Warning, "maintenance-mode", "false", "nothing is monitored, a failure is not acted upon", "the cluster is in maintenance mode")
 	}
 	if s.State.StopAllResources {
@@ -133,8 +136,12 @@ func (s *Site) changeOp(id string, sev Severity, o pacemaker.Operation, why, for
 		}
 		return fmt.Sprintf("%ds", int(d.Seconds()))
 	}
-	pcs := fmt.Sprintf("pcs resource update %s op %s interval=%s timeout=%s", s.Resource, o.Name, sec(o.Interval), sec(o.Timeout))
-	xml := fmt.Sprintf("cibadmin --modify --xml-text '<op id=\"%s\" interval=\"%s\" timeout=\"%s\"", o.ID, sec(o.Interval), sec(o.Timeout))
+	pcs := fmt.Sprintf("pcs resource update %s op %s interval=%s", s.Resource, o.Name, sec(o.Interval))
+	xml := fmt.Sprintf("cibadmin --modify --xml-text '<op id=\"%s\" interval=\"%s\"", o.ID, sec(o.Interval))
+	if o.HasTimeout {
+		pcs += " timeout=" + sec(o.Timeout)
+		xml += fmt.Sprintf(" timeout=\"%s\"", sec(o.Timeout))
+	}
 	if o.Role != "" {
 		pcs += " role=" + o.Role
 	}
@@ -153,6 +160,8 @@ func (s *Site) addOp(id string, sev Severity, op, why, format string, args ...an
 	s.find(id, sev, fmt.Sprintf("pcs resource op add %s %s --force", s.Resource, op),
 		fmt.Sprintf("cibadmin --create --xpath \"//primitive[@id='%s']/operations\" --xml-text '<op id=\"%s-%s\" name=\"%s\" %s/>'", s.Resource, s.Resource, id, name, rest), why, format, args...)
 }
+
+const promoteFails = "a failed promotion restarts that standby, or stops the whole clone, before the next candidate is tried"
 
 func (s *Site) checkOperations() {
 	ops := s.Config.Operations(s.Resource)
@@ -181,12 +190,23 @@ func (s *Site) checkOperations() {
 	case unpromoted == nil:
 		s.addOp("monitor-unpromoted-missing", Critical, "monitor interval=16s timeout=20s role=Unpromoted", "standbys are not monitored, and never get the score with which they could take over", "%s has no monitor of the unpromoted role", s.Resource)
 	}
-	if promoted != nil && unpromoted != nil && promoted.Interval == unpromoted.Interval {
-		o := *unpromoted
-		o.Interval += time.Second
-		s.changeOp("monitor-intervals-equal", Critical, o, "Pacemaker tells recurring actions apart by their intervals: only one of the two is run", "both monitors of %s have the interval %s", s.Resource, promoted.Interval)
+	// A command has to repeat all of an operation: each prints it as it is without any fault, or the second would undo the first.
+	type fault struct {
+		op        *pacemaker.Operation
+		id        string
+		severity  Severity
+		text, why string
 	}
-	for _, o := range ops {
+	var faults []fault
+	add := func(op *pacemaker.Operation, id string, severity Severity, why, format string, args ...any) {
+		faults = append(faults, fault{op, id, severity, fmt.Sprintf(format, args...), why})
+	}
+	if promoted != nil && unpromoted != nil && promoted.Interval == unpromoted.Interval {
+		unpromoted.Interval += time.Second
+		add(unpromoted, "monitor-intervals-equal", Critical, "Pacemaker tells recurring actions apart by their intervals: only one of the two is run", "both monitors of %s have the interval %s", s.Resource, promoted.Interval)
+	}
+	for n := range ops {
+		o := &ops[n]
 		least, known := leastTimeouts[o.Name]
 		if !known {
 			continue
@@ -196,39 +216,48 @@ func (s *Site) checkOperations() {
 			least = (3 * took).Round(time.Second)
 			why = fmt.Sprintf("it took %s here before: there must be room for a worse day", took.Round(time.Millisecond))
 		}
-		if o.HasTimeout && o.Timeout < least {
-			fixed := o
-			fixed.Timeout = least
-			s.changeOp("timeout-"+o.Name, Warning, fixed, why, "the time-out of %s is %s, expected at least %s", o.Name, o.Timeout, least)
+		timeout := s.Config.DefaultTimeout()
+		if o.HasTimeout {
+			timeout = o.Timeout
 		}
-		if o.Name == "promote" && (o.OnFail == "" || o.OnFail == "restart" || o.OnFail == "stop" || o.OnFail == "ignore") {
-			fixed := o
-			fixed.OnFail = "demote"
-			s.changeOp("promote-on-fail", Warning, fixed, "a failed promotion restarts that standby, or stops the whole clone, before the next candidate is tried", "on-fail of promote is %s", or(o.OnFail, "restart (the default)"))
+		if timeout < least {
+			o.Timeout, o.HasTimeout = least, true
+			add(o, "timeout-"+o.Name, Warning, why, "the time-out of %s is %s, expected at least %s", o.Name, timeout, least)
 		}
-		if (o.Name == "stop" || o.Name == "demote") && (o.OnFail == "ignore" || o.OnFail == "block") {
-			fixed := o
-			fixed.OnFail = map[string]string{"stop": "fence", "demote": "restart"}[o.Name]
-			s.changeOp("on-fail-"+o.Name, Critical, fixed, "what could not be stopped may still be a primary when the next one is promoted", "on-fail of %s is %s", o.Name, o.OnFail)
-		}
-		if o.Name == "monitor" && o.OnFail == "ignore" {
-			fixed := o
-			fixed.OnFail = "restart"
-			s.changeOp("on-fail-monitor", Critical, fixed, "no failure is acted upon", "on-fail of a monitor is ignore")
+		was := o.OnFail
+		switch {
+		case o.Name == "promote" && slices.Contains([]string{"", "restart", "stop", "ignore"}, was):
+			o.OnFail = "demote"
+			add(o, "promote-on-fail", Warning, promoteFails, "on-fail of promote is %s", or(was, "restart (the default)"))
+		case (o.Name == "stop" || o.Name == "demote") && (was == "ignore" || was == "block"):
+			o.OnFail = map[string]string{"stop": "fence", "demote": "restart"}[o.Name]
+			add(o, "on-fail-"+o.Name, Critical, "what could not be stopped may still be a primary when the next one is promoted", "on-fail of %s is %s", o.Name, was)
+		case o.Name == "monitor" && was == "ignore":
+			o.OnFail = "restart"
+			add(o, "on-fail-monitor", Critical, "no failure is acted upon", "on-fail of a monitor is ignore")
 		}
 	}
+	for _, f := range faults {
+		s.changeOp(f.id, f.severity, *f.op, f.why, "%s", f.text)
+	}
 	for _, name := range []string{"start", "stop", "promote", "demote", "notify"} {
-		if !byName[name] {
-			timeout := "60s"
-			if name == "demote" {
-				timeout = "120s"
-			}
-			op := name + " interval=0s timeout=" + timeout
-			if name == "promote" {
-				op += " on-fail=demote"
-			}
-			s.addOp("timeout-"+name, Warning, op, "Pacemaker's default of 20 s is too short", "%s has no operation %s", s.Resource, name)
+		byDefault := s.Config.DefaultTimeout()
+		enough := byDefault >= leastTimeouts[name]
+		if byName[name] || enough && name != "promote" {
+			continue
 		}
+		timeout := "60s"
+		if name == "demote" {
+			timeout = "120s"
+		}
+		op, id, why := name+" interval=0s timeout="+timeout, "timeout-"+name, fmt.Sprintf("the default of %s is too short", byDefault)
+		if name == "promote" {
+			op += " on-fail=demote"
+			if enough {
+				id, why = "promote-on-fail", promoteFails
+			}
+		}
+		s.addOp(id, Warning, op, why, "%s has no operation %s", s.Resource, name)
 	}
 }
 
@@ -293,7 +322,7 @@ func (s *Site) checkLeftovers() {
 		if m.InForce(s.Taken) && !strings.HasPrefix(m.Rule, rulePrefix) {
 			s.findings = append(s.findings, Finding{
 				ID: "move-left", Severity: Warning, Text: "a constraint of a move or ban is left: " + m.String(),
-				Why: "it decides where the primary is, also when you have forgotten it", Do: "crm_resource --clear -r " + s.Clone,
+				Why: "it decides where the primary is, also when you have forgotten it", Do: m.Clear(),
 			})
 		}
 	}

@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/pgbaton/pgbaton/internal/baton"
+	"github.com/pgbaton/pgbaton/internal/ocf"
 	"github.com/pgbaton/pgbaton/internal/postgres"
 )
 
@@ -139,7 +140,7 @@ func (s *Site) conninfo(info, key, value string) (do, changed string) {
 func (s *Site) checkConninfo() {
 	info := s.conf("primary_conninfo", "")
 	if strings.TrimSpace(info) == "" {
-		s.here("conninfo-missing", Critical, s.setting("primary_conninfo", "host=ADDRESS user=USER application_name="+s.Here, false), "this node could not follow another primary", "primary_conninfo is not set")
+		s.here("conninfo-missing", Critical, "set primary_conninfo by hand, with host, the user that replicates, and application_name="+s.Here, "this node could not follow another primary", "primary_conninfo is not set")
 		return
 	}
 	app, cluster := postgres.ConninfoValue(info, "application_name"), s.conf("cluster_name", "")
@@ -232,10 +233,25 @@ func (s *Site) checkArchiving() {
 	switch {
 	case s.view == nil:
 	case s.view.ArchFails:
-		s.here("archive-fails", Critical, "tail /var/log/pgbaton/"+s.Resource+"-postgresql.log", "WAL piles up until the disk is full, and the archive has a hole", "the last archive_command failed, %d files wait", s.view.Unarch)
+		s.here("archive-fails", Critical, s.readLog(), "WAL piles up until the disk is full, and the archive has a hole", "the last archive_command failed, %d files wait", s.view.Unarch)
 	case s.view.Unarch > manyFiles:
-		s.here("archive-backlog", Warning, "tail /var/log/pgbaton/"+s.Resource+"-postgresql.log", "what is not archived is lost with this node", "%d WAL files wait to be archived", s.view.Unarch)
+		s.here("archive-backlog", Warning, s.readLog(), "what is not archived is lost with this node", "%d WAL files wait to be archived", s.view.Unarch)
 	}
+}
+
+// readLog is the command that shows what the server says.
+func (s *Site) readLog() string {
+	if dir := s.conf("log_directory", "log"); !off(s.conf("logging_collector", "off")) {
+		if !filepath.IsAbs(dir) {
+			dir = filepath.Join(s.Inst.DataDir, dir)
+		}
+		return "tail \"$(ls -td " + ocf.JoinArgs(dir) + "/* | head -n 1)\""
+	}
+	if _, err := os.Stat(s.serverLog()); err == nil {
+		return "tail " + ocf.JoinArgs(s.serverLog())
+	}
+	// Started before the agent had it.
+	return "tail \"$(readlink /proc/$(head -n 1 " + ocf.JoinArgs(filepath.Join(s.Inst.DataDir, "postmaster.pid")) + ")/fd/2)\""
 }
 
 // checkSystem looks at what the operating system does behind Pacemaker's back.
@@ -268,7 +284,7 @@ func (s *Site) checkSystem() {
 			}
 		}
 		if _, err := os.Stat(at("/run/systemd/system")); err == nil && remove {
-			s.here("remove-ipc", Warning, "mkdir -p /etc/systemd/logind.conf.d && printf '[Login]\\nRemoveIPC=no\\n' > /etc/systemd/logind.conf.d/pgbaton.conf && systemctl reload systemd-logind",
+			s.here("remove-ipc", Warning, "mkdir -p /etc/systemd/logind.conf.d && printf '[Login]\\nRemoveIPC=no\\n' > /etc/systemd/logind.conf.d/pgbaton.conf && systemctl kill --signal HUP systemd-logind",
 				"when that user logs out, systemd removes the server's shared memory", "RemoveIPC is on, and %s is no system user", s.Inst.Owner.Name)
 		}
 	}

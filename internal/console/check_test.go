@@ -104,6 +104,100 @@ func TestCheck_Cluster(t *testing.T) {
 	goldenPage(t, "check.commands", all.String())
 }
 
+// Ensure two faults of one operation have commands that mend both, whichever is run last, and that a time-out which the cluster's
+// defaults give counts, but is not written as one of 0 s.
+func TestCheck_Operations(t *testing.T) {
+	const (
+		stop     = `<op id="pgsqld-stop" timeout="60s" name="stop" interval="0s"/>`
+		promote  = `<op id="pgsqld-promote" timeout="30s" name="promote" interval="0s" on-fail="demote"/>`
+		monitor2 = `<op id="pgsqld-monitor-unpromoted" timeout="10s" name="monitor" interval="5s" role="Unpromoted"/>`
+		end      = `</configuration>`
+	)
+	defaults := func(timeout string) string {
+		return `<op_defaults><meta_attributes id="d"><nvpair id="d-t" name="timeout" value="` + timeout + `"/></meta_attributes></op_defaults>` + end
+	}
+	for _, tc := range []struct {
+		name    string
+		replace map[string]string
+		ids     []string
+		pcs     string
+		crm     string
+	}{
+		{"stop", map[string]string{stop: `<op id="pgsqld-stop" timeout="20s" name="stop" interval="0s" on-fail="ignore"/>`},
+			[]string{"timeout-stop", "on-fail-stop"}, "pcs resource update pgsqld op stop interval=0s timeout=30s on-fail=fence",
+			`cibadmin --modify --xml-text '<op id="pgsqld-stop" interval="0s" timeout="30s" on-fail="fence"/>'`},
+		{"monitor", map[string]string{monitor2: `<op id="m" timeout="5s" name="monitor" interval="4s" role="Unpromoted" on-fail="ignore"/>`},
+			[]string{"monitor-intervals-equal", "timeout-monitor", "on-fail-monitor"}, "pcs resource update pgsqld op monitor interval=5s timeout=10s role=Unpromoted on-fail=restart",
+			`cibadmin --modify --xml-text '<op id="m" interval="5s" timeout="10s" on-fail="restart"/>'`},
+		{"no time-out", map[string]string{stop: `<op id="pgsqld-stop" name="stop" interval="0s"/>`},
+			[]string{"timeout-stop"}, "pcs resource update pgsqld op stop interval=0s timeout=30s", `cibadmin --modify --xml-text '<op id="pgsqld-stop" interval="0s" timeout="30s"/>'`},
+		{"a default", map[string]string{stop: `<op id="pgsqld-stop" name="stop" interval="0s"/>`, end: defaults("90s")}, nil, "", ""},
+		{"a default, and no operation", map[string]string{stop: ``, end: defaults("90s")}, nil, "", ""},
+		{"a default, and another fault", map[string]string{stop: `<op id="pgsqld-stop" name="stop" interval="0s" on-fail="block"/>`, end: defaults("90s")},
+			[]string{"on-fail-stop"}, "pcs resource update pgsqld op stop interval=0s on-fail=fence", `cibadmin --modify --xml-text '<op id="pgsqld-stop" interval="0s" on-fail="fence"/>'`},
+		{"a default, and nobody to promote", map[string]string{promote: ``, end: defaults("90s")},
+			[]string{"promote-on-fail"}, "pcs resource op add pgsqld promote interval=0s timeout=60s on-fail=demote --force",
+			`cibadmin --create --xpath "//primitive[@id='pgsqld']/operations" --xml-text '<op id="pgsqld-promote-on-fail" name="promote" interval="0s" timeout="60s" on-fail="demote"/>'`},
+	} {
+		for tool, want := range map[string]string{"pcs": tc.pcs, "crm": tc.crm} {
+			w, r := replay(t, "healthy")
+			r.replace = tc.replace
+			snap, err := w.Take(t.Context(), "")
+			if err != nil {
+				t.Fatal(err)
+			}
+			s := &Site{Snapshot: snap, Tool: tool}
+			s.checkCluster()
+			if !slices.Equal(s.ids(), tc.ids) {
+				t.Errorf("%s: found %q, want %q", tc.name, s.ids(), tc.ids)
+			}
+			for _, f := range s.findings {
+				if f.Do != want {
+					t.Errorf("%s, %s:\ngot  %s\nwant %s", tc.name, f.ID, f.Do, want)
+				}
+			}
+		}
+	}
+}
+
+// Ensure a constraint is cleared by the name of the resource that it is about, and that nobody is told to end the maintenance of a
+// setup that was cut short.
+func TestCheck_NamesTheWay(t *testing.T) {
+	for _, tc := range []struct{ old, now, id, do, check string }{
+		{`</constraints>`, `<rsc_location id="cli-ban-pgsqld-on-n1" rsc="pgsqld" node="n1" score="-INFINITY"/></constraints>`, "move-left", "crm_resource --clear -r pgsqld", "constraints"},
+		{`</constraints>`, `<rsc_location id="cli-ban-pgsql-ha-on-n1" rsc="pgsql-ha" node="n1" score="-INFINITY"/></constraints>`, "move-left", "crm_resource --clear -r pgsql-ha", "constraints"},
+		{`<nvpair id="meta-notify" name="notify" value="true"/>`, `<nvpair id="meta-notify" name="notify" value="true"/><nvpair id="s" name="pgbaton-setup" value="from-paf,n1,n2,n3,run:ab12cd34"/>`,
+			"setup-unfinished", "wait for its end, or run it again: pgbaton setup --from-paf --apply", "maintenance"},
+	} {
+		w, r := replay(t, "healthy")
+		r.replace = map[string]string{tc.old: tc.now, `maintenance-mode="false"`: `maintenance-mode="false"`}
+		if tc.id == "setup-unfinished" {
+			r.replace[`maintenance-mode="false"`] = `maintenance-mode="true"`
+		}
+		snap, err := w.Take(t.Context(), "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		s := &Site{Snapshot: snap, Tool: "pcs"}
+		s.checkCluster()
+		if len(s.findings) != 1 || s.findings[0].ID != tc.id || s.findings[0].Do != tc.do {
+			t.Errorf("%s: found %+v", tc.id, s.findings)
+		}
+		if !slices.ContainsFunc(snap.problems(), func(p Problem) bool { return p.Do == tc.do }) {
+			t.Errorf("%s: status says %+v", tc.id, snap.problems())
+		}
+		var do []string
+		for _, c := range snap.ClusterChecks() {
+			if c.Result == Failed && c.Name == tc.check {
+				do = append(do, c.Do)
+			}
+		}
+		if !slices.Equal(do, []string{tc.do}) {
+			t.Errorf("%s: the pre-flight says %q", tc.id, do)
+		}
+	}
+}
+
 // Ensure a node whose PostgreSQL could not be looked at does not pass for one without findings, unless none is meant to be there.
 func TestCheck_Unseen(t *testing.T) {
 	for name, tc := range map[string]struct {

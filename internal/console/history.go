@@ -101,7 +101,7 @@ func (w World) ReadHistory(ctx context.Context, asked string, n int) (History, e
 	if err != nil {
 		lost := explain(err)
 		if h.Resource, err = Resource(w.Root, asked); err != nil {
-			return h, lost // neither the cluster nor a journal
+			return h, fail(NoCluster, "%v; and of this node's own journals: %v", lost, err)
 		}
 		h.NotHeard = append(h.NotHeard, NotHeard{Node: "all others", Why: lost.Error()})
 	} else {

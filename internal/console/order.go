@@ -30,8 +30,11 @@ func (w World) PrepareOrder(ctx context.Context, resource, node string) (*Order,
 	if err := snap.known(node); err != nil {
 		return nil, err
 	}
-	if n, _ := snap.State.Node(node); !n.Usable() {
+	if n, _ := snap.State.Node(node); !n.Usable() || n.Maintenance {
 		return nil, fail(Refused, "node %s cannot run the resource now, it is %s: %s", node, nodeState(n), nodeRemedy(n))
+	}
+	if way := snap.setupWay(); way != "" {
+		return nil, fail(Refused, "nobody would act on the order, %s: %s%s", unfinishedSetup, endSetup, way)
 	}
 	if by, paused := snap.Paused(); paused {
 		return nil, fail(Refused, "nobody would act on the order: %s: pgbaton resume first", by)
@@ -41,6 +44,18 @@ func (w World) PrepareOrder(ctx context.Context, resource, node string) (*Order,
 	}
 	if p := snap.State.Promoted(snap.Resource); len(p) > 0 {
 		return nil, fail(Refused, "%s is the primary: use pgbaton switchover --to %s", p[0], node)
+	}
+	if snap.State.StopAllResources {
+		return nil, fail(Refused, "nobody would act on the order: stop-all-resources is set: %s", setProperty("stop-all-resources", "false"))
+	}
+	switch in, runs := snap.Instance(node); {
+	case !runs || in.Role == pacemaker.RoleStopped:
+		return nil, fail(Refused, "no instance of %s runs on %s, and its agent is what follows the order: pgbaton status says why", snap.Clone, node)
+	case in.Blocked || !in.Managed:
+		return nil, fail(Refused, "the instance on %s is blocked or not managed, and would not be promoted: pgbaton status says why", node)
+	}
+	if bans := snap.bans(node); len(bans) > 0 {
+		return nil, fail(Refused, "a constraint keeps the role off %s: %s: %s", node, bans[0], deleteConstraint(bans[0]))
 	}
 	o := &Order{resource: snap.Resource, node: node, run: w.Run, status: snap.says(node)}
 	for _, b := range snap.Bulletins {

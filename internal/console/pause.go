@@ -98,9 +98,9 @@ func (w World) Resume(ctx context.Context, resource string, force bool, out io.W
 		return err
 	}
 	by, paused := s.Paused()
-	switch way := s.Config.Meta(s.Clone, setupMeta); {
+	switch way := s.setupWay(); {
 	case way != "":
-		return fail(Refused, "a pgbaton setup is under way, or was cut short, nothing was changed: wait for its end, or run it again: %s", setupCommand(way))
+		return fail(Refused, "%s, nothing was changed: %s%s", unfinishedSetup, endSetup, way)
 	case !paused:
 		return fail(Done, "not paused, nothing was changed")
 	case s.State.MaintenanceMode:

@@ -89,6 +89,8 @@ func (p *preflight) cluster() {
 	p.check("quorum", p.State.DC != "" && p.State.Quorum, "the cluster has a coordinator, "+p.State.DC+", and quorum",
 		"the cluster has no coordinator or no quorum", "start more nodes, or look at the network between them: corosync-quorumtool")
 	switch by, paused := p.Paused(); {
+	case p.setupWay() != "":
+		p.say("maintenance", Failed, endSetup+p.setupWay(), unfinishedSetup)
 	case paused:
 		p.say("maintenance", Failed, resumeHow(p.State.MaintenanceMode), "%s: Pacemaker would do nothing", by)
 	case p.State.StopAllResources:
@@ -132,7 +134,7 @@ func resumeHow(whole bool) string {
 
 // moves finds constraints that moves and bans left.
 func (p *preflight) moves() {
-	var in []string
+	var in, do []string
 	for _, m := range p.Config.Moves(p.Resource) {
 		switch {
 		case !m.InForce(p.Taken):
@@ -141,10 +143,13 @@ func (p *preflight) moves() {
 			return
 		default:
 			in = append(in, m.String())
+			if !slices.Contains(do, m.Clear()) {
+				do = append(do, m.Clear())
+			}
 		}
 	}
 	p.check("constraints", len(in) == 0, "no constraint of an earlier move or ban is left",
-		"a constraint of a move or ban is left: "+strings.Join(in, "; "), "crm_resource --clear -r "+p.Clone)
+		"a constraint of a move or ban is left: "+strings.Join(in, "; "), strings.Join(do, " && "))
 }
 
 func (p *preflight) failed() {
@@ -275,12 +280,7 @@ func (s *Snapshot) TargetChecks(target string) []Check {
 func (p *preflight) score(target string) {
 	score, ok := p.State.Score(target, p.Resource)
 	says := p.says(target)
-	bans := []string{}
-	for _, c := range p.Config.RoleConstraints(p.Resource, p.Taken) {
-		if c.Bans(target) {
-			bans = append(bans, c.ID)
-		}
-	}
+	bans := p.bans(target)
 	switch {
 	case len(bans) > 0:
 		p.say("score", Failed, "remove it: "+deleteConstraint(bans[0]), "a constraint keeps the role off %s: %s", target, strings.Join(bans, ", "))
@@ -291,6 +291,16 @@ func (p *preflight) score(target string) {
 	default:
 		p.say("score", Passed, "", "%s may be promoted (score %s)", target, score)
 	}
+}
+
+// bans are the constraints that keep the role off a node.
+func (s *Snapshot) bans(node string) (ids []string) {
+	for _, c := range s.Config.RoleConstraints(s.Resource, s.Taken) {
+		if c.Bans(node) {
+			ids = append(ids, c.ID)
+		}
+	}
+	return ids
 }
 
 // preferences finds constraints of people that would draw the role away from the target again once the move has ended. The

@@ -56,6 +56,9 @@ func (w World) New(ctx context.Context, want Wanted) (*Setup, error) {
 		}
 		s.was = s.Config.Meta(s.Clone, setupMeta)
 		was := parseNote(s.was)
+		if s.was != "" && was.kind != fromReplication {
+			return nil, fail(Refused, "%s, nothing was changed: %s%s", unfinishedSetup, endSetup, s.setupWay())
+		}
 		if was.kind != fromReplication {
 			return nil, fail(Done, "%s is %s already: nothing to do. pgbaton check looks whether it is as it should be", s.Resource, agentName)
 		}

@@ -46,6 +46,21 @@ func setupCommand(meta string) string {
 	return "pgbaton setup --" + kind + " --apply"
 }
 
+// setupWay is the command that goes on with a setup that is under way or was cut short, "" if there is none. Until it has ended, the
+// cluster's maintenance must not: a running primary may have no score, or another agent than Pacemaker knows it by.
+func (s *Snapshot) setupWay() string {
+	if way := s.Config.Meta(s.Clone, setupMeta); way != "" {
+		return setupCommand(way)
+	}
+	return ""
+}
+
+// unfinishedSetup is what is said of it, and how it ends.
+const (
+	unfinishedSetup = "a pgbaton setup is under way, or was cut short"
+	endSetup        = "wait for its end, or run it again: "
+)
+
 // mark makes the setup known, on the clone.
 func (s *Setup) mark() setupStep {
 	return setupStep{

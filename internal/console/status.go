@@ -224,8 +224,8 @@ func (s *Snapshot) problems() []Problem {
 		add(Warning, "", "give every node a device (README.md, Configuration), then "+setProperty("stonith-enabled", "true"), "fencing is off: no node can know that a silent primary is gone")
 	}
 	by, paused := s.Paused()
-	if way := s.Config.Meta(s.Clone, setupMeta); way != "" {
-		add(Warning, "", "wait for its end, or run it again: "+setupCommand(way), "a pgbaton setup is under way, or was cut short")
+	if way := s.setupWay(); way != "" {
+		add(Warning, "", endSetup+way, unfinishedSetup)
 	} else if paused {
 		add(Warning, "", resumeHow(s.State.MaintenanceMode), "%s: nothing is monitored, a failure is not acted upon", by)
 	}
@@ -250,11 +250,16 @@ func (s *Snapshot) problems() []Problem {
 		case strings.HasPrefix(m.Rule, rulePrefix):
 			add(Warning, "", "", "a pgbaton switchover begun on %s is under way, or was killed: %s", ruleNode(m.Rule), m)
 		default:
-			add(Warning, "", "crm_resource --clear -r "+s.Clone, "a constraint of a move or ban is left: %s", m)
+			add(Warning, "", m.Clear(), "a constraint of a move or ban is left: %s", m)
 		}
 	}
 	slices.SortStableFunc(list, func(a, b Problem) int { return strings.Compare(string(a.Severity), string(b.Severity)) })
 	return list
+}
+
+// serverLog is where the output of a server goes that the agent started.
+func (s *Snapshot) serverLog() string {
+	return or(s.Config.Parameters(s.Resource)["logfile"], "/var/log/pgbaton/"+s.Resource+"-postgresql.log")
 }
 
 // underWay names the action that is under way, "" if none is.
@@ -322,7 +327,7 @@ func (s *Snapshot) nodeProblems(n pacemaker.NodeState, paused bool, add func(Sev
 		add(Warning, n.Name, "look there at /var/log/pgbaton/"+s.Resource+".log", "the agent on %s says nothing", n.Name)
 	}
 	if n.Name == s.Here && s.LocalErr != nil && !errors.Is(s.LocalErr, errNotHere) {
-		add(Warning, n.Name, "look at its log: /var/log/pgbaton/"+s.Resource+"-postgresql.log", "the server on %s does not answer: %v", n.Name, s.LocalErr)
+		add(Warning, n.Name, "look at its log: "+s.serverLog(), "the server on %s does not answer: %v", n.Name, s.LocalErr)
 	}
 	if in.Role != pacemaker.RoleUnpromoted || says != "" {
 		return

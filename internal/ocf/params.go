@@ -112,7 +112,7 @@ func ParseParams(env Env) (Params, error) {
 		p.RecoveryLimit = n
 		return nil
 	})
-	p.RewindConninfo = get("rewind_conninfo", "", checkConninfo)
+	p.RewindConninfo = get("rewind_conninfo", "", CheckConninfo)
 	p.RewindKeep = DefaultRewindKeep
 	get("rewind_keep", "", func(v string) error {
 		n, err := strconv.ParseInt(v, 10, 64)
@@ -173,8 +173,8 @@ func checkHost(v string) error {
 	return nil
 }
 
-// checkConninfo never repeats what it was given: there may be a password in it.
-func checkConninfo(v string) error {
+// CheckConninfo is what is asked of a connection string. It never repeats what it was given: there may be a password in it.
+func CheckConninfo(v string) error {
 	switch {
 	case strings.ContainsFunc(v, isControl):
 		return errors.New("holds control characters")

@@ -71,6 +71,7 @@ func (c Configuration) Parameters(primitive string) map[string]string {
 // "cli-...".
 type Move struct {
 	ID    string
+	On    string // the resource it is about, the clone or its primitive: crm_resource --clear finds it by that name alone
 	Rule  string // id of its rule, by which one that pgbaton made is told from another of the same name; "" if it has none
 	Nodes []string
 	Score Score
@@ -79,6 +80,9 @@ type Move struct {
 
 // InForce tells whether the scheduler still heeds it.
 func (m Move) InForce(now time.Time) bool { return m.Ends.IsZero() || now.Before(m.Ends) }
+
+// Clear is the command that removes it.
+func (m Move) Clear() string { return "crm_resource --clear -r " + m.On }
 
 // String is for a person.
 func (m Move) String() string {
@@ -97,7 +101,7 @@ func (c Configuration) Moves(resource string) []Move {
 		if !strings.HasPrefix(loc.attr("id"), "cli-") || !slices.Contains(names, loc.attr("rsc")) {
 			continue
 		}
-		m := Move{ID: loc.attr("id")}
+		m := Move{ID: loc.attr("id"), On: loc.attr("rsc")}
 		score := loc.attr("score")
 		if node := loc.attr("node"); node != "" {
 			m.Nodes = append(m.Nodes, node)

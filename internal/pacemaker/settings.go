@@ -31,6 +31,18 @@ func (c Configuration) Default(name string) string {
 	return ""
 }
 
+// DefaultTimeout is that of an operation that names none: the one of op_defaults, or Pacemaker's own.
+func (c Configuration) DefaultTimeout() time.Duration {
+	for d := range c.root.all("op_defaults") {
+		for nv := range d.all("nvpair") {
+			if nv.attr("name") == "timeout" {
+				return interval(nv.attr("value"))
+			}
+		}
+	}
+	return 20 * time.Second
+}
+
 // Meta returns a meta attribute of a clone or primitive itself, "" if it is not set.
 func (c Configuration) Meta(id, name string) string {
 	for e := range c.root.all("clone", "master", "group", "primitive") {
