@@ -278,9 +278,15 @@ func (a *Agent) bringBack(ctx context.Context) error {
 	defer release()
 	if late != nil && a.vol.Parked {
 		// Under the lock: a promote that takes the role back ends the old postmaster, too, and its new one must not be killed for it.
-		a.log.Warn("ending the old postmaster", "reason", late)
-		if err := a.endLingering(ctx, pm.Process); err != nil {
+		f, err := a.look()
+		if err != nil {
 			return err
+		}
+		if f.role == stopping && f.postmaster.Process == pm.Process {
+			a.log.Warn("ending the old postmaster", "reason", late)
+			if err := a.endLingering(ctx, pm.Process); err != nil {
+				return err
+			}
 		}
 	}
 	started, err := a.unpark(ctx)

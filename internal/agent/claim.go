@@ -45,6 +45,9 @@ func (a *Agent) claimTimeline(ctl pgdisk.Control, timeline pgdisk.TimelineID) er
 		Seq: baton.NextSeq(a.state.Claims), Timeline: timeline, Node: a.inv.Node, Nonce: nonce(), State: baton.Effective,
 		CRC: a.identity(pgdisk.OpenWAL(a.pg.DataDir, ctl), timeline),
 	}
+	if a.ownNote() {
+		c.Note = a.state.Note.Nonce // this instance has written behind it: nobody has everything who ends there
+	}
 	if len(h) > 0 {
 		c.Parent, c.Switch = h[len(h)-1].Timeline, h[len(h)-1].Switch
 	}

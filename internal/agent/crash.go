@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/pgbaton/pgbaton/internal/baton"
+	"github.com/pgbaton/pgbaton/internal/journal"
 	"github.com/pgbaton/pgbaton/internal/pacemaker"
 	"github.com/pgbaton/pgbaton/internal/pgdisk"
 	"github.com/pgbaton/pgbaton/internal/postgres"
@@ -74,7 +75,9 @@ func (a *Agent) mourn(ctx context.Context, pm postgres.Postmaster, revivals *[]t
 	case !a.mayRevive(revivals):
 		return false, a.leaveRole(ctx, noticed, "its server keeps dying", true, release)
 	}
-	if err := a.restartInPlace(locked); err != nil {
+	if err := a.restartInPlace(locked); errors.Is(err, errStopped) {
+		return false, err
+	} else if err != nil {
 		a.log.Error("the primary does not start again", "error", err)
 		return false, a.leaveRole(ctx, noticed, fmt.Sprintf("its server died and does not start again: %v", err), true, release)
 	}
@@ -95,6 +98,9 @@ func (a *Agent) mayRevive(revivals *[]time.Time) bool {
 	return len(*revivals) <= maxRevivals
 }
 
+// errStopped says that a stop, which waited for the lock and went on without it, has said that the instance is stopped.
+var errStopped = errors.New("it was stopped while its crash was dealt with")
+
 // restartInPlace starts a crashed primary as the primary that it was. It is the one start that is not a standby's, and
 // under the lock of all actions, only while Pacemaker has the role here: whoever else could become primary does so after
 // this node's demote or stop, which wait for the lock and find what runs, or after its fencing. The timeline goes on, and
@@ -114,8 +120,16 @@ func (a *Agent) restartInPlace(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return err // it hung: whoever waited for the lock may have gone on without it
 	}
+	stopped := func() bool { return journal.LoadVolatile(a.inv.Resource).Stopped }
+	if stopped() {
+		return errStopped
+	}
 	if err := a.do("spawn", func() (err error) { a.spawned, err = a.pg.Spawn(); return err }); err != nil {
 		return err
+	}
+	if stopped() { // it may have looked for processes just before there was one
+		_, err := a.killLeftovers(ctx)
+		return errors.Join(errStopped, err)
 	}
 	return a.awaitRecovery(ctx, size)
 }

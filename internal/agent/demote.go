@@ -215,8 +215,16 @@ func (a *Agent) leaveNote(ctx context.Context, f facts) error {
 	}
 	if err := a.publish(ctx, "publish-note", nil, nil); err != nil {
 		a.log.Warn("note not published; it is on disk and stop publishes it again", "error", err)
+		return nil
 	}
+	a.vol.Ended = ended(a.state.Note, f.control) // saved with what comes next; without, stop publishes it once more
 	return nil
+}
+
+// ended names the end of a server for which a note was published. Whoever starts it by hand, and as what it was, writes behind that
+// note on the same timeline, and changes pg_control.
+func ended(note *baton.Note, ctl pgdisk.Control) string {
+	return fmt.Sprintf("%s %s %s %d", note.Nonce, ctl.State, ctl.CheckPoint, ctl.CheckPointTimeline)
 }
 
 // wasPrimaryOn reports whether this node was primary, or about to be, on a timeline. A data directory alone does not say

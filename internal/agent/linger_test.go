@@ -20,8 +20,7 @@ import (
 func TestBringBack_Locked(t *testing.T) {
 	p := newPlace(t)
 	i := p.primary()
-	pm := p.postmaster(i)
-	p.signal(pm.PID, syscall.SIGSTOP) // nothing but SIGKILL ends it
+	pm := p.lingering(i)
 	action, _ := p.agent(i, "n1", "promote")
 	release, err := action.hold(within(t, time.Second))
 	if err != nil {

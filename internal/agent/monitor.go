@@ -162,6 +162,11 @@ func (a *Agent) monitorPrimary(ctx context.Context, f facts) error {
 			st, shown = baton.Standing{Forbidden: true}, fmt.Sprintf("promoted by hand to timeline %d, while %s is the primary", timeline, other)
 		}
 	}
+	if !a.unlocked && a.ownNote() && a.state.Note.Timeline == timeline && f.control.State == pgdisk.InProduction {
+		if err := a.claimTimeline(f.control, timeline); err != nil {
+			a.log.Warn("the note of a primary that was started again as one still stands", "note", a.state.Note, "error", err)
+		}
+	}
 	// Score and bulletin need no session.
 	if err := a.upkeep(ctx, f, st, shown, timeline); err != nil {
 		a.log.Warn("upkeep", "error", err)

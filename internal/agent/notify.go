@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"time"
 
@@ -49,7 +50,10 @@ func (a *Agent) postDemote(ctx context.Context) error {
 	}
 	news := a.learn(list)
 	if target {
-		sess, err := a.pg.Connect(ctx)
+		// As in pre-promote: a postmaster may hold its socket and accept nothing.
+		brief, cancel := context.WithTimeout(ctx, silenceLimit)
+		sess, err := a.pg.Connect(brief)
+		cancel()
 		if err == nil {
 			defer sess.Close()
 			_, err = a.ask(ctx, list, sess) // which saves what was learnt
@@ -290,8 +294,14 @@ func (a *Agent) unanswered(list []baton.Bulletin) *baton.Challenge {
 
 // answerTo stores the claim and answers with this node's position.
 func (a *Agent) answerTo(ctx context.Context, challenge *baton.Challenge) error {
+	known := a.state.Claims
 	a.state.Claims = baton.MergeClaims(a.state.Claims, []baton.Claim{challenge.Claim})
 	if err := a.save("save-intent"); err != nil {
+		// Silence would count as that of a node that is gone. Of all answers this one needs no claim that is stored: it forbids.
+		a.state.Claims = known
+		if ans := a.answer(ctx, challenge.Nonce); ans.Writable {
+			return errors.Join(err, a.publish(ctx, "publish-answer", nil, ans))
+		}
 		return err
 	}
 	ans := a.answer(ctx, challenge.Nonce)

@@ -220,7 +220,7 @@ func (a *Agent) scoresLess(ctx context.Context, target string) bool {
 
 func (a *Agent) overrideAndReload(f facts, setting [2]string) error {
 	return a.do("override", func() error {
-		if err := a.override(setting); err != nil {
+		if _, err := a.override(setting); err != nil {
 			return err
 		}
 		return f.postmaster.Signal(postgres.Reload)
@@ -230,7 +230,7 @@ func (a *Agent) overrideAndReload(f facts, setting [2]string) error {
 // override puts settings in force for the duration of a change of roles, in place of those before. As long as WAL files
 // are still to be archived through a second link, the server must not overwrite them, whatever its role is by now: to
 // recycle a segment is to write into the very file that the second link holds (wal_recycle, since 12).
-func (a *Agent) override(settings ...[2]string) error {
+func (a *Agent) override(settings ...[2]string) (changed bool, err error) {
 	if a.kept() > 0 {
 		settings = append(settings, [2]string{"wal_recycle", "off"})
 	}
@@ -240,14 +240,8 @@ func (a *Agent) override(settings ...[2]string) error {
 // dropOverrides takes back what was set for the duration of a change of roles.
 func (a *Agent) dropOverrides(f facts) error {
 	return a.do("drop-overrides", func() error {
-		if a.kept() > 0 {
-			if err := a.override(); err != nil {
-				return err
-			}
-			return f.postmaster.Signal(postgres.Reload)
-		}
-		had, err := a.pg.DropOverrides()
-		if err != nil || !had {
+		changed, err := a.override()
+		if err != nil || !changed {
 			return err
 		}
 		return f.postmaster.Signal(postgres.Reload)

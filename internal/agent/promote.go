@@ -108,7 +108,8 @@ func (a *Agent) promote(ctx context.Context) error {
 	a.vol.Live, a.vol.Challenge, a.vol.Heard = true, "", nil
 	a.vol.Saw = claim.Seq
 	a.vol.Asking = nil
-	a.vol.Asserted = 0 // the monitor publishes the claim as effective
+	a.vol.Parked = false // if who started it as a standby did not come to say so
+	a.vol.Asserted = 0   // the monitor publishes the claim as effective
 	a.saveVolatile()
 	a.conclude(ctx, sess, claim, verdict)
 	a.ensureSentinel()

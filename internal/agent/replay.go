@@ -33,7 +33,7 @@ func (a *Agent) noDelay() error {
 	}
 	a.undelayed = true
 	return a.do("override", func() error {
-		if err := a.override(standbySetting, [2]string{"recovery_min_apply_delay", "0"}); err != nil {
+		if _, err := a.override(standbySetting, [2]string{"recovery_min_apply_delay", "0"}); err != nil {
 			return err
 		}
 		return f.postmaster.Signal(postgres.Reload)

@@ -63,6 +63,7 @@ func (a *Agent) renewSentinel() {
 	if a.tending || was == now {
 		return
 	}
+	a.vol = journal.LoadVolatile(a.inv.Resource) // an action without the lock may come here, and must take nothing back
 	a.vol.Parameters = now
 	a.saveVolatile()
 	if was != "" {
@@ -85,7 +86,9 @@ func (a *Agent) outdated() bool {
 
 // sentinel watches one incarnation of the server after the other.
 func (a *Agent) sentinel(ctx context.Context) error {
-	brief, cancel := context.WithTimeout(ctx, 2*sentinelInterval) // one with other parameters may be about to end
+	// One with other parameters ends when it looks the next time, or has brought up what it is at; a lock is waited for in a
+	// part of the time alone.
+	brief, cancel := context.WithTimeout(ctx, 10*sentinelInterval)
 	release, err := a.flock(brief, "sentinel.lock")
 	cancel()
 	if err != nil {
@@ -153,6 +156,9 @@ func (a *Agent) sentinel(ctx context.Context) error {
 		for again := true; again; {
 			if again, err = a.mourn(ctx, pm, &revivals); err != nil {
 				a.log.Error("sentinel", "error", err)
+			}
+			if again {
+				a.clock.Sleep(ctx, 200*time.Millisecond) // for whoever waits for the lock
 			}
 		}
 		idle = a.clock.Now()

@@ -153,7 +153,7 @@ func (a *Agent) startAsStandby(ctx context.Context) error {
 	if err := a.do("cancel-promotion", a.pg.CancelPromotion); err != nil {
 		return err
 	}
-	if err := a.do("settings", func() error { return a.override(standbySetting) }); err != nil {
+	if err := a.do("settings", func() error { _, err := a.override(standbySetting); return err }); err != nil {
 		return err
 	}
 	if err := a.do("spawn", func() (err error) { a.spawned, err = a.pg.Spawn(); return err }); err != nil {

@@ -48,6 +48,14 @@ func (a *Agent) stop(ctx context.Context) error {
 			return ocf.Errorf(ocf.ErrGeneric, "%w", err)
 		}
 	}
+	if a.release == nil {
+		// Whoever has the lock of actions may be about to start a crashed server in place.
+		vol := journal.LoadVolatile(a.inv.Resource)
+		vol.Stopped = true
+		if err := journal.SaveVolatile(a.inv.Resource, vol); err != nil {
+			a.log.Warn("volatile state", "error", err)
+		}
+	}
 	if n, err := a.killLeftovers(ctx); err != nil {
 		return ocf.Errorf(ocf.ErrGeneric, "%w", err)
 	} else if n > 0 {
@@ -147,15 +155,17 @@ func (a *Agent) hasWithdrawn() bool {
 	return false
 }
 
-// afterStop publishes the note if a demote before could not, and keeps what is not archived.
+// afterStop leaves the note, unless a demote has published it for this very end, and keeps what is not archived.
 func (a *Agent) afterStop(ctx context.Context, f facts) {
-	timeline := max(f.control.CheckPointTimeline, f.control.MinRecoveryTimeline)
-	known := a.state.Note != nil && a.state.Note.Node == a.inv.Node && a.state.Note.Timeline == timeline
+	known := a.state.Note != nil && a.vol.Ended != "" && a.vol.Ended == ended(a.state.Note, f.control)
 	if !known && f.control.State != pgdisk.InArchiveRecovery && f.control.State != pgdisk.ShutDownInRecovery {
+		was := a.state.Note
 		if err := a.leaveNote(ctx, f); err != nil {
 			a.log.Error("note not saved", "error", err)
 		}
-		a.record("done", "", true)
+		if a.state.Note != was { // else a demote has said in the journal what it did, or was killed before it could
+			a.record("done", "", true)
+		}
 	}
 	if f.control.State == pgdisk.ShutDown && !a.plan.Restarts(a.inv.Node) {
 		if kept, err := a.keepUnarchived(f.control); err != nil {

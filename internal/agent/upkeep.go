@@ -112,13 +112,18 @@ func (a *Agent) upkeep(ctx context.Context, f facts, st baton.Standing, status s
 			}
 		}
 	}
+	if !st.Primary && !forbid && a.vol.Score == pacemaker.NegInfinity.String() && a.state.Refusal == nil {
+		// A node that cannot save refuses every promotion, and could not save that: raised, it would be asked again and again.
+		if err := a.save("lift-refusal"); err != nil {
+			return err
+		}
+	}
 	if err := a.assertScore(ctx, score, forbid); err != nil {
 		return err
 	}
 	a.assertStatus(ctx, status)
 	if a.kept() > 0 {
 		a.spawnAftercare()
-		return nil
 	}
 	if st.Primary || st.Streaming {
 		return a.dropOverrides(f)
@@ -365,7 +370,7 @@ func wayOut(r baton.Refusal, who, node string) string {
 	if r.Starting {
 		return "; wait: it is promoted by itself when it can be"
 	}
-	text := fmt.Sprintf("; the way out: let %s come back (crm_standby -D -N NODE for a standby, crm_resource --clear -r CLONE for a ban), or pgbaton promote --accept-data-loss %s", who, node)
+	text := fmt.Sprintf("; the way out: let %s come back (crm_standby -D -N NODE for a standby, crm_resource --clear -r RESOURCE for a ban), or pgbaton promote --accept-data-loss %s", who, node)
 	if r.Soon {
 		text = "; it is tried again every few seconds" + text
 	}

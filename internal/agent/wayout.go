@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -55,11 +56,16 @@ func (a *Agent) cloneCommands() string {
 		// Nobody else has them, and they belong into the archive.
 		list = append(list, []string{"mv", filepath.Join(a.walDir(), keepDir), filepath.Join(a.store.Dir, "not-archived-"+names[len(names)-1])})
 	}
-	list = append(
-		list,
-		[]string{"find", a.pg.DataDir, "-mindepth", "1", "-delete"},
-		[]string{"runuser", "-u", a.pg.Owner.Name, "--", filepath.Join(a.pg.BinDir, "pg_basebackup"), "-D", a.pg.DataDir, "-d", a.source(), "-X", "stream", "-c", "fast"},
-	)
+	backup := []string{"runuser", "-u", a.pg.Owner.Name, "--", filepath.Join(a.pg.BinDir, "pg_basebackup"), "-D", a.pg.DataDir, "-d", a.source(), "-X", "stream", "-c", "fast"}
+	// pg_basebackup takes an empty directory only, for each tablespace, too, and makes a pg_wal of its own unless told where.
+	for _, place := range a.tablespaces() {
+		list = append(list, []string{"find", place, "-mindepth", "1", "-path", filepath.Join(place, "PG_*"), "-delete"})
+	}
+	if wal, err := filepath.EvalSymlinks(a.walDir()); err == nil && wal != filepath.Join(a.pg.RealDataDir(), "pg_wal") {
+		list = append(list, []string{"find", wal, "-mindepth", "1", "-delete"})
+		backup = append(backup, "--waldir", wal)
+	}
+	list = append(list, []string{"find", a.pg.DataDir, "-mindepth", "1", "-delete"}, backup)
 	if len(own) > 0 {
 		list = append(list, []string{"tar", "-C", a.pg.DataDir, "-xpf", aside + ".tar"})
 	}
@@ -69,9 +75,24 @@ func (a *Agent) cloneCommands() string {
 	return commands(append(list, []string{"crm_resource", "--clear", "-r", a.inv.Resource, "-N", a.inv.Node})...)
 }
 
-// source is how the standby reaches the primary, without its password.
+// tablespaces are the places of those outside of the data directory (pg_tblspc, "Database File Layout").
+func (a *Agent) tablespaces() (places []string) {
+	links, _ := filepath.Glob(filepath.Join(a.pg.DataDir, "pg_tblspc", "*"))
+	for _, l := range links {
+		if place, err := os.Readlink(l); err == nil {
+			places = append(places, place)
+		}
+	}
+	return places
+}
+
+// source is how a base backup reaches the primary, without a password: as the standby does, and not by its name, or commits would
+// wait for it as for a synchronous standby.
 func (a *Agent) source() string {
 	rest, _ := postgres.SplitPassword(a.pg.Settings()["primary_conninfo"])
+	if named, ok := postgres.SetConninfo(rest, "application_name", "pg_basebackup"); ok {
+		return named
+	}
 	return rest
 }
 

@@ -36,6 +36,7 @@ type Volatile struct {
 	Primary    *pgdisk.Position `json:"primary,omitempty"`     // how far the primary had written, by its last monitor
 	Score      string           `json:"score,omitempty"`       // the promotion score set last
 	Status     string           `json:"status,omitempty"`      // the status attribute set last
+	Ended      string           `json:"ended,omitempty"`       // the end of this instance for which its note was published
 	Held       string           `json:"held,omitempty"`        // nonce of the note for whose sake score and status were left once as they are
 	Shown      *Shown           `json:"shown,omitempty"`       // the view published last
 	Told       *Told            `json:"told,omitempty"`        // of its journal, to the other nodes

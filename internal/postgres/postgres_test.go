@@ -332,9 +332,9 @@ func TestOverride(t *testing.T) {
 	if err := errors.Join(os.WriteFile(auto, []byte(own), 0o600), os.Chmod(auto, 0o640)); err != nil {
 		t.Fatal(err)
 	}
-	for range 2 { // the second replaces the first
-		if err := i.Override([2]string{"wal_sender_timeout", "2s"}, [2]string{"work_mem", "1MB"}); err != nil {
-			t.Fatal(err)
+	for n, memory := range []string{"2MB", "1MB", "1MB"} { // the second replaces the first, the third changes nothing
+		if changed, err := i.Override([2]string{"wal_sender_timeout", "2s"}, [2]string{"work_mem", memory}); err != nil || changed != (n < 2) {
+			t.Fatalf("override %d: changed %t, %v", n+1, changed, err)
 		}
 	}
 	for name, want := range map[string]string{"wal_sender_timeout": "2000", "work_mem": "1024"} {
@@ -349,14 +349,14 @@ func TestOverride(t *testing.T) {
 	if err != nil || info.Mode().Perm() != 0o640 || info.Sys().(*syscall.Stat_t).Uid != i.Owner.UID {
 		t.Errorf("mode %v, %v", info.Mode(), err)
 	}
-	if had, err := i.DropOverrides(); !had || err != nil {
-		t.Errorf("drop: %v, %v", had, err)
+	if changed, err := i.Override(); !changed || err != nil {
+		t.Errorf("take them back: %t, %v", changed, err)
 	}
 	if data, _ := os.ReadFile(auto); strings.TrimRight(string(data), "\n") != own {
 		t.Errorf("got %q, want what was there before, %q", data, own)
 	}
-	if had, err := i.DropOverrides(); had || err != nil {
-		t.Errorf("drop of nothing: %v, %v", had, err)
+	if changed, err := i.Override(); changed || err != nil {
+		t.Errorf("take nothing back: %t, %v", changed, err)
 	}
 }
 

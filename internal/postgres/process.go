@@ -124,12 +124,12 @@ func (i *Instance) starting() (Postmaster, error) {
 		return Postmaster{}, err
 	}
 	for _, p := range list {
-		title, err := os.ReadFile(procPath(p.PID, "cmdline"))
-		if len(title) == 0 && !i.owns(p.PID) {
-			continue // it has ended
-		}
 		// Without a command line, execve(2) is still setting it up: Spawn returns in the middle of that.
-		if err == nil && !bytes.HasPrefix(title, []byte("postgres:")) {
+		args := arguments(p.PID)
+		for ; args == nil && i.owns(p.PID); args = arguments(p.PID) {
+			time.Sleep(100 * time.Microsecond)
+		}
+		if args != nil && !strings.HasPrefix(args[0], "postgres:") && i.owns(p.PID) {
 			return Postmaster{Process: p}, nil
 		}
 	}
@@ -310,7 +310,7 @@ func (i *Instance) owns(pid int) bool {
 		return false
 	}
 	info, err := os.Stat(procPath(pid, ""))
-	if err != nil || elsewhere(pid) {
+	if err != nil || elsewhere(pid) || onlyTells(pid) {
 		return false
 	}
 	uid := info.Sys().(*syscall.Stat_t).Uid
@@ -339,10 +339,24 @@ func elsewhere(pid int) bool {
 // not in its data directory: before version 16 it goes, at the very beginning, through the directories of its executable, to
 // resolve symbolic links (resolve_symlinks in src/common/exec.c).
 func (i *Instance) spawned(pid int) bool {
+	args := arguments(pid)
+	return len(args) > 3 && args[1] == "-D" && args[2] == i.ConfigDir
+}
+
+// onlyTells reports whether a program of the server was asked for its version or for a setting, as [Instance.ConfiguredValue] does
+// beside everything else, in the data directory. It looks like a postmaster that has no lock file yet, and serves nothing.
+func onlyTells(pid int) bool {
+	args := arguments(pid)
+	return len(args) > 1 && slices.ContainsFunc(args[1:], func(arg string) bool { return strings.HasPrefix(arg, "-C") || arg == "-V" })
+}
+
+// arguments are those of a process, its own name first; none if it has ended, or if execve(2) is still setting it up.
+func arguments(pid int) []string {
 	line, err := os.ReadFile(procPath(pid, "cmdline"))
-	args := strings.Split(string(line), "\x00")
-	asks := func(arg string) bool { return strings.HasPrefix(arg, "-C") } // for a setting, and serves nothing
-	return err == nil && len(args) > 3 && args[1] == "-D" && args[2] == i.ConfigDir && !slices.ContainsFunc(args, asks)
+	if err != nil || len(line) == 0 {
+		return nil
+	}
+	return strings.Split(string(line), "\x00")
 }
 
 func (i *Instance) isBinDir(dir string) bool {

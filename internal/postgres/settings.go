@@ -13,49 +13,39 @@ import (
 // mark ends every line that pgbaton adds to postgresql.auto.conf for the duration of a change of roles.
 const mark = " # pgbaton: for the duration of a change of roles"
 
-// Override puts settings in force for the duration of a change of roles: as marked lines at the end of
-// postgresql.auto.conf, which wins over every other file, also on a standby, where ALTER SYSTEM is refused. The caller
-// reloads. Names and values come from our own code.
-func (i *Instance) Override(settings ...[2]string) error {
-	rest, _, err := i.autoConf()
+// Override puts settings in force for the duration of a change of roles, and takes those back that an earlier call put in force: as
+// marked lines at the end of postgresql.auto.conf, which wins over every other file, also on a standby, where ALTER SYSTEM is
+// refused. It reports whether that changed anything, so that the caller knows whether a reload is due. Names and values come from
+// our own code.
+func (i *Instance) Override(settings ...[2]string) (changed bool, err error) {
+	was, rest, err := i.autoConf()
 	if err != nil {
-		return err
+		return false, err
 	}
 	for _, s := range settings {
 		rest = fmt.Appendf(rest, "%s = '%s'%s\n", s[0], s[1], mark)
 	}
-	return i.write(i.autoConfPath(), rest)
-}
-
-// DropOverrides takes the marked lines out again. It reports whether there were any, so that the caller knows whether a
-// reload is due.
-func (i *Instance) DropOverrides() (bool, error) {
-	rest, found, err := i.autoConf()
-	if err != nil || !found {
-		return false, err
+	if bytes.Equal(rest, was) {
+		return false, nil
 	}
 	return true, i.write(i.autoConfPath(), rest)
 }
 
 func (i *Instance) autoConfPath() string { return filepath.Join(i.DataDir, "postgresql.auto.conf") }
 
-// autoConf returns the file without our lines, and whether it had any.
-func (i *Instance) autoConf() ([]byte, bool, error) {
-	data, err := os.ReadFile(i.autoConfPath())
+// autoConf returns the file, with a line feed at its end, and what of it is not ours.
+func (i *Instance) autoConf() (all, rest []byte, err error) {
+	all, err = os.ReadFile(i.autoConfPath())
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, false, err
+		return nil, nil, err
 	}
-	if len(data) > 0 && !bytes.HasSuffix(data, []byte("\n")) {
-		data = append(data, '\n')
+	if len(all) > 0 && !bytes.HasSuffix(all, []byte("\n")) {
+		all = append(all, '\n')
 	}
-	var rest []byte
-	found := false
-	for line := range strings.Lines(string(data)) {
-		if strings.HasSuffix(strings.TrimRight(line, "\n"), mark) {
-			found = true
-			continue
+	for line := range strings.Lines(string(all)) {
+		if !strings.HasSuffix(strings.TrimRight(line, "\n"), mark) {
+			rest = append(rest, line...)
 		}
-		rest = append(rest, line...)
 	}
-	return rest, found, nil
+	return all, rest, nil
 }

@@ -78,6 +78,9 @@ func TestInstance_Spawn_Elsewhere(t *testing.T) {
 		{what: "asks for a setting in one word", args: []string{"-D", i.ConfigDir, "-Cport"}},
 		{what: "asks for a setting", args: []string{"-D", i.ConfigDir, "-C", "port"}},
 		{what: "asks for a setting, as the agent does", args: []string{"-C", "port", "-D", i.ConfigDir}},
+		{what: "asks for a setting, as the agent does, in the data directory", args: []string{"-C", "port", "-D", i.ConfigDir}, dir: i.RealDataDir()},
+		{what: "asks for the version, in the data directory", args: []string{"-V"}, dir: i.RealDataDir()},
+		{what: "serves, in the data directory", args: []string{"-D", i.ConfigDir, "-c", "archive_command=-C"}, dir: i.RealDataDir(), expect: true},
 		{what: "root's", args: []string{"-D", i.ConfigDir, "-p", "5433"}, root: true},
 		{what: "of a child", args: nil},
 	} {
