@@ -68,7 +68,7 @@ lab() { go test -count=1 -timeout 8m -v ./internal/lab; }
 # The tests on a cluster run as two programs side by side, each with one lab at a time: a lab mostly waits, for monitors,
 # time-outs and nodes that boot. What the second program does not name, the first runs. On a machine that starts programs
 # slowly a lab keeps both processors busy, and two would take longer than one after the other: there the second waits.
-second='^(TestStranded|TestStaleNote|TestRollBack|TestHandoverWhile|TestQuorum|TestVersions|TestOCFTester|TestMonitor|TestBadInput|TestFailure|TestColdStart|TestShape|TestMaxLag|TestTraps_Cluster|TestHung|TestSlowIsNotDead|TestThrottled)'
+second='^(TestNoteNotPublished|TestStartedBehindItsNote|TestStranded|TestStaleNote|TestRollBack|TestHandoverWhile|TestQuorum|TestVersions|TestOCFTester|TestMonitor|TestBadInput|TestFailure|TestColdStart|TestShape|TestMaxLag|TestTraps_Cluster|TestHung|TestSlowIsNotDead|TestThrottled)'
 
 # Runs before them, alone: it measures how long a person waits, and two busy labs on two processors are not what is measured.
 quiet='^TestConsole_Status$'
@@ -78,7 +78,7 @@ later=${PGBATON_E2E_LATER-'^(TestNetwork|TestTwins|TestKill|TestConsole_Killed|T
 
 # Left to make soak, too, on a machine that starts programs slowly; with one in three stories of those that tell many, and fewer
 # handovers. Or make test would take 45 minutes there.
-later_if_slow='^(TestPromotedByHand|TestStartedByHand|TestConsole_History|TestRejoinCommand|TestHandoverWhile|TestTraps_Cluster|TestSetup|TestOldPrimaryReturns|TestHistoryMissing|TestFullQueue|TestQuorum|TestSetup_Failures|TestStaleNote|TestStranded|TestScheduler)$'
+later_if_slow='^(TestNoteNotPublished|TestStartedBehindItsNote|TestPromotedByHand|TestStartedByHand|TestConsole_History|TestRejoinCommand|TestHandoverWhile|TestTraps_Cluster|TestSetup|TestOldPrimaryReturns|TestHistoryMissing|TestFullQueue|TestQuorum|TestSetup_Failures|TestStaleNote|TestStranded|TestScheduler)$'
 
 # make soak sets another limit, and what more to test: see scripts/soak.sh.
 e2e_limit=${PGBATON_E2E_TIMEOUT:-25m}
