@@ -64,7 +64,13 @@ func (a *Agent) putAside(ctl pgdisk.Control, fork forkPoint, r *journal.Rewind) 
 			megabytes, fork.at, a.params.RewindKeep, a.inv.Resource, megabytes, a.inv.Resource)
 	}
 	var room syscall.Statfs_t
-	need := int64(len(lost)+len(older)+4) * int64(ctl.SegmentSize)
+	segments := len(lost) + 4
+	for _, name := range older {
+		if !strings.HasSuffix(name, ".history") { // a few lines
+			segments++
+		}
+	}
+	need := int64(segments) * int64(ctl.SegmentSize)
 	if err := os.MkdirAll(a.store.Dir, 0o755); err != nil {
 		return err
 	}

@@ -295,8 +295,8 @@ func TestSwitchover(t *testing.T) {
 		if !removed || len(p.changes) != 2 {
 			t.Fatalf("%s: got the changes %q, want a constraint made and removed", tc.name, p.changes)
 		}
-		rule := strings.Split(strings.Split(p.changes[0], `<rule id="`)[1], `"`)[0]
-		if want := "cibadmin --delete --xpath /cib/configuration/constraints/rsc_location[@id='cli-prefer-pgsql-ha'][rule[@id='" + rule + "']]"; p.changes[1] != want {
+		rule := strings.Split(strings.Split(p.changes[0], `<expression id="`)[1], `-node"`)[0]
+		if want := "cibadmin --delete --xpath /cib/configuration/constraints/rsc_location[@id='cli-prefer-pgsql-ha'][rule[@id='" + rule + "' or date_expression[@id='" + rule + "-end']]]"; p.changes[1] != want {
 			t.Errorf("%s: removed by %s\nwant %s", tc.name, p.changes[1], want)
 		}
 	}

@@ -72,7 +72,7 @@ func (c Configuration) Parameters(primitive string) map[string]string {
 type Move struct {
 	ID    string
 	On    string // the resource it is about, the clone or its primitive: crm_resource --clear finds it by that name alone
-	Rule  string // id of its rule, by which one that pgbaton made is told from another of the same name; "" if it has none
+	Rule  string // by which one that pgbaton made is told from another of the same name ([Prefer]); "" if it has no rule
 	Nodes []string
 	Score Score
 	Ends  time.Time // zero: never
@@ -117,6 +117,9 @@ func (c Configuration) Moves(resource string) []Move {
 				if end, present, ok := date(d.attr("end")); present && ok {
 					m.Ends = end
 				}
+				if name, ours := strings.CutSuffix(d.attr("id"), "-end"); ours {
+					m.Rule = name
+				}
 			}
 		}
 		m.Score, _ = ParseScore(score)
@@ -127,7 +130,9 @@ func (c Configuration) Moves(resource string) []Move {
 
 // Prefer orders the promoted role of a clone to a node until end, by a constraint of the name that crm_resource --move
 // would give it, so that crm_resource --clear and its kin find it. It is made in one step that fails if there is one of
-// that name already ([ErrMoveExists]): of two people only one moves.
+// that name already ([ErrMoveExists]): of two people only one moves. Clear goes by the id of the rule, too
+// (build_clear_xpath_string in tools/crm_resource_ban.c), so that what tells this constraint from another stands in the ids of its
+// expressions.
 func Prefer(ctx context.Context, r Runner, clone, node, rule, role string, end time.Time) error {
 	for _, s := range []string{clone, node, rule} {
 		if s == "" || strings.ContainsAny(s, `'"<>& `) {
@@ -136,10 +141,10 @@ func Prefer(ctx context.Context, r Runner, clone, node, rule, role string, end t
 	}
 	create := func(role string) error {
 		_, err := r.Run(ctx, "cibadmin", "--create", "--scope", "constraints", "--xml-text",
-			fmt.Sprintf(`<rsc_location id="%s" rsc="%s" role="%s"><rule id="%s" score="INFINITY" boolean-op="and">`+
+			fmt.Sprintf(`<rsc_location id="%s" rsc="%s" role="%s"><rule id="cli-prefer-rule-%s" score="INFINITY" boolean-op="and">`+
 				`<expression id="%s-node" attribute="#uname" operation="eq" value="%s" type="string"/>`+
 				`<date_expression id="%s-end" operation="lt" end="%s"/></rule></rsc_location>`,
-				PreferID(clone), clone, role, rule, rule, node, rule, writeDate(end)))
+				PreferID(clone), clone, role, clone, rule, node, rule, writeDate(end)))
 		return err
 	}
 	err := create(role)
@@ -175,7 +180,7 @@ func Prolong(ctx context.Context, r Runner, rule string, end time.Time) error {
 // Unprefer removes a constraint by its name and its rule, and no other. That it is gone already is no error.
 func Unprefer(ctx context.Context, r Runner, id, rule string) error {
 	_, err := r.Run(ctx, "cibadmin", "--delete", "--xpath",
-		fmt.Sprintf("/cib/configuration/constraints/rsc_location[@id='%s'][rule[@id='%s']]", id, rule))
+		fmt.Sprintf("/cib/configuration/constraints/rsc_location[@id='%s'][rule[@id='%s' or date_expression[@id='%s-end']]]", id, rule, rule))
 	if ExitStatus(err) == exitNoSuch {
 		return nil
 	}

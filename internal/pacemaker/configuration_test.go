@@ -68,6 +68,13 @@ func TestPrefer(t *testing.T) {
 			t.Errorf("after the removal of %s: got %v, want %d", tc.rule, moves, tc.left)
 		}
 	}
+	// What a person has to get rid of it, if the command was killed.
+	if err := prefer("n2", "pgbaton-move-n1-cc"); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := run.Run(t.Context(), "crm_resource", "--clear", "-r", "pgsql-ha"); err != nil || len(read().Moves("pgsqld")) > 0 {
+		t.Errorf("crm_resource --clear: %s (%v); left: %+v", out, err, read().Moves("pgsqld"))
+	}
 	if err := prefer("n2'", "x"); err == nil {
 		t.Error("a quote in a name: no error")
 	}
