@@ -308,7 +308,7 @@ func (a *Agent) endArchiver(pm postgres.Postmaster) {
 
 // archiveKept runs the user's archive_command for every kept file, in the order PostgreSQL would have.
 func (a *Agent) archiveKept(ctx context.Context) error {
-	if a.kept() == 0 {
+	if a.kept() == 0 || a.rewinding() { // what is there then is the primary's, and half copied
 		return nil
 	}
 	wal, err := a.openKeep()

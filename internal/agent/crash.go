@@ -216,6 +216,7 @@ func (a *Agent) leaveRole(ctx context.Context, noticed time.Time, reason string,
 		a.log.Error("why this node leaves the role is not saved", "error", err) // a full disk is no reason to keep it
 	}
 	a.vol.Score, a.vol.Refused = "", a.clock.Now()
+	a.saveVolatile()
 	locked, cancel := context.WithTimeout(ctx, lockedFor)
 	defer cancel()
 	if err := a.assertScore(locked, 0, true); err != nil {

@@ -241,7 +241,7 @@ func TestCloneCommands(t *testing.T) {
 	a, _ := p.agent(i, "n1", "monitor")
 	text := a.cloneCommands()
 	for _, want := range []string{
-		"find '" + space + "' -mindepth 1 -path '" + space + "/PG_*' -delete",
+		"find -H '" + space + "' -mindepth 1 -path '" + space + "/PG_*' -delete",
 		"find " + wal + " -mindepth 1 -delete",
 		"--waldir " + wal,
 		"application_name=pg_basebackup",
@@ -285,4 +285,29 @@ func (p place) lingering(i *postgres.Instance) postgres.Postmaster {
 		p.t.Fatalf("pg_control: %s, %v", ctl.State, err)
 	}
 	return pm
+}
+
+// Ensure what pg_rewind brings of the primary's WAL that waits to be archived is neither archived here, half copied as it may be, nor kept.
+func TestArchiveKept_Foreign(t *testing.T) {
+	p := newPlace(t)
+	i := p.primary("-c", "archive_mode=on", "-c", "archive_command=touch "+p.dir+"/archived")
+	p.end(i)
+	os.Remove(filepath.Join(p.dir, "archived")) // by the server itself
+	a, _ := p.agent(i, "n1", aftercareAction)
+	keep := filepath.Join(i.DataDir, "pg_wal", keepDir)
+	if err := errors.Join(os.Mkdir(keep, 0o700), os.WriteFile(filepath.Join(keep, "000000010000000000000007"), []byte("half"), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	if err := a.store.SaveRewind(journal.Rewind{DataDir: i.DataDir, Began: time.Now()}); err != nil {
+		t.Fatal(err)
+	}
+	if err := a.archiveKept(within(t, 5*time.Second)); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Stat(filepath.Join(p.dir, "archived")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("archived while a rewind is under way (%v)", err)
+	}
+	if err := a.dropForeign(); err != nil || a.kept() != 0 {
+		t.Errorf("%d files are still kept (%v)", a.kept(), err)
+	}
 }

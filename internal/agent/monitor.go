@@ -35,7 +35,7 @@ func (a *Agent) monitor(ctx context.Context) error {
 	a.release = nil
 	moved := func() bool {
 		st, err := a.store.Load()
-		return err == nil && st.Refusal != nil && st.Refusal.Crashed
+		return err == nil && st.Refusal != nil && st.Refusal.Crashed && a.age(journal.LoadVolatile(a.inv.Resource).Refused) < tendFor
 	}
 	wait, cancel := context.WithTimeout(ctx, sentinelLimit)
 	defer cancel()

@@ -153,7 +153,7 @@ func (a *Agent) monitorOut(ctx context.Context) (bool, error) {
 	if err := a.sayOut(ctx); err != nil {
 		a.log.Warn("promotion score not set", "error", err)
 	}
-	if a.kept() > 0 {
+	if a.kept() > 0 && !busy && !a.rewinding() {
 		a.spawnAftercare()
 	}
 	a.tell(ctx)

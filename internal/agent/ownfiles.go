@@ -36,18 +36,21 @@ func (a *Agent) ownFiles() ([]ownFile, error) {
 	if logs == "" {
 		logs = "log"
 	}
+	root := a.pg.RealDataDir() // a walk does not follow a link to it
 	if !filepath.IsAbs(logs) {
-		logs = filepath.Join(a.pg.DataDir, logs)
+		logs = filepath.Join(root, logs)
+	} else if real, err := filepath.EvalSymlinks(logs); err == nil {
+		logs = real
 	}
 	var list []ownFile
-	err := filepath.WalkDir(a.pg.DataDir, func(path string, d fs.DirEntry, err error) error {
+	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
 		if errors.Is(err, fs.ErrNotExist) {
 			return nil
 		}
-		if err != nil || path == a.pg.DataDir {
+		if err != nil || path == root {
 			return err
 		}
-		name, err := filepath.Rel(a.pg.DataDir, path)
+		name, err := filepath.Rel(root, path)
 		if err != nil {
 			return err
 		}

@@ -163,7 +163,7 @@ func (a *Agent) cutWAL(r *journal.Rewind) error {
 
 // finishRewind puts the user's files back, takes the marker away and starts the instance.
 func (a *Agent) finishRewind(ctx context.Context, r *journal.Rewind) error {
-	if err := a.do("own-files", func() error { return a.restoreOwn(r) }); err != nil {
+	if err := a.do("own-files", func() error { return errors.Join(a.restoreOwn(r), a.dropForeign()) }); err != nil {
 		return err
 	}
 	if err := a.do("standby-signal", a.pg.SetStandbySignal); err != nil {

@@ -57,9 +57,10 @@ func (a *Agent) prepareRewind(ctx context.Context, src rewindSource) (*journal.R
 		return nil, err
 	}
 	r := &journal.Rewind{
-		Began: a.clock.Now(), DataDir: a.pg.RealDataDir(), BinDir: a.pg.BinDir, Reason: a.vol.Out.Reason,
+		DataDir: a.pg.RealDataDir(), BinDir: a.pg.BinDir, Reason: a.vol.Out.Reason,
 		Timeline: fork.timeline, Fork: fork.at, Unneeded: fork.unneeded,
 	}
+	r.Stamp(a.clock.Now())
 	r.Keep = filepath.Join(a.store.Dir, fmt.Sprintf("lost-%s-%d-%08X-%08X", r.Began.UTC().Format("20060102T150405"), fork.timeline, uint64(fork.at)>>32, uint64(fork.at)&0xFFFFFFFF))
 	if err := a.do("keep-lost", func() error { return a.putAside(ctl, fork, r) }); err != nil {
 		return nil, err

@@ -71,16 +71,14 @@ func (a *Agent) putAside(ctl pgdisk.Control, fork forkPoint, r *journal.Rewind) 
 		}
 	}
 	need := int64(segments) * int64(ctl.SegmentSize)
-	if err := os.MkdirAll(a.store.Dir, 0o755); err != nil {
+	// Of a preparation that was cut short everything is still in the data directory, and it takes up the room that is asked for.
+	tmp := filepath.Join(a.store.Dir, "lost.new")
+	if err := errors.Join(os.MkdirAll(a.store.Dir, 0o755), os.RemoveAll(tmp)); err != nil {
 		return err
 	}
+	defer os.RemoveAll(tmp)
 	if err := syscall.Statfs(a.store.Dir, &room); err == nil && int64(room.Bavail)*room.Bsize < need {
 		return fmt.Errorf("%s has no room for %d MB of WAL that a rewind puts aside: make room there", a.store.Dir, need>>20)
-	}
-	// Of a preparation that was cut short everything is still in the data directory.
-	tmp := filepath.Join(a.store.Dir, "lost.new")
-	if err := os.RemoveAll(tmp); err != nil {
-		return err
 	}
 	for _, d := range []string{tmp, filepath.Join(tmp, asideOlder), filepath.Join(tmp, asideOwn)} {
 		if err := os.MkdirAll(d, 0o700); err != nil {
@@ -171,7 +169,7 @@ func (a *Agent) restoreTarget(r *journal.Rewind) error {
 				}
 			}
 			for _, d := range dirs {
-				n, err := removeTouched(d, r.Began)
+				n, err := removeTouched(d, r.Since(a.clock.Now()))
 				if err != nil {
 					return err
 				}
@@ -216,6 +214,13 @@ func (a *Agent) sameTarget(r *journal.Rewind) error {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
+	if err == nil && len(label) == 0 {
+		return nil // a loss of power took what was in it; that of a base backup is on disk before the backup is complete
+	}
+	if ctl, bad := pgdisk.ReadControl(a.pg.DataDir); bad == nil && len(label) == 0 && ctl.State == pgdisk.InArchiveRecovery {
+		return fmt.Errorf("a rewind of %s was cut short on %s: the power may have gone right after pg_rewind had written pg_control, or somebody has put another data directory there; only who knows that it is another one, and complete, may forget the rewind (%s). To make it anew, as root on %s: %s",
+			r.DataDir, r.Began.Format(time.DateTime), ocf.JoinArgs("rm", a.store.RewindPath()), a.inv.Node, a.cloneCommands())
+	}
 	if !bytes.Contains(label, []byte("BACKUP METHOD: pg_rewind")) {
 		return replaced("pg_control is neither that from before nor one that pg_rewind wrote")
 	}
@@ -238,6 +243,25 @@ func removeTouched(root string, since time.Time) (n int, err error) {
 		return os.Remove(path)
 	})
 	return n, err
+}
+
+// dropForeign removes what pg_rewind, which copies all below the data directory, has brought of the primary's WAL that waits to be
+// archived: of this node's own there was none, or the rewind would not have begun.
+func (a *Agent) dropForeign() error {
+	if a.kept() == 0 {
+		return nil
+	}
+	wal, err := a.openKeep()
+	if err != nil {
+		return err
+	}
+	defer wal.Close()
+	for _, name := range a.keptNames() {
+		if err := wal.Remove(filepath.Join(keepDir, name)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // dropAside leaves of what was put aside what nobody else has.

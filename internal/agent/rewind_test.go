@@ -243,9 +243,16 @@ func TestOwnFiles(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	list, err := a.ownFiles()
-	if err != nil || len(list) != 2 || list[0].name != "conf.d/local.conf" || list[1].name != "postgresql.conf" {
-		t.Errorf("own files: %+v, %v; want conf.d/local.conf and postgresql.conf", list, err)
+	link := filepath.Join(t.TempDir(), "data")
+	if err := os.Symlink(p.dir, link); err != nil {
+		t.Fatal(err)
+	}
+	for _, dir := range []string{p.dir, link} {
+		a.pg.DataDir = dir
+		list, err := a.ownFiles()
+		if err != nil || len(list) != 2 || list[0].name != "conf.d/local.conf" || list[1].name != "postgresql.conf" {
+			t.Errorf("own files of %s: %+v, %v; want conf.d/local.conf and postgresql.conf", dir, list, err)
+		}
 	}
 }
 
@@ -273,6 +280,7 @@ func TestSameTarget(t *testing.T) {
 		{"it was killed after that", "after", "BACKUP METHOD: pg_rewind\n", i.DataDir, true},
 		{"a base backup that was not started yet", "backup", "BACKUP METHOD: streamed\n", i.DataDir, false},
 		{"one that ran", "backup", "", i.DataDir, false},
+		{"the power went after it wrote pg_control, and with it what was in its label", "after", "empty", i.DataDir, true},
 		{"nothing is there", "", "", i.DataDir, false},
 		{"pgdata is another one by now", "before", "", "/elsewhere", false},
 	} {
@@ -281,7 +289,7 @@ func TestSameTarget(t *testing.T) {
 			write(pgdisk.ControlPath(i.DataDir), tt.control)
 		}
 		if tt.label != "" {
-			write(label, tt.label)
+			write(label, strings.TrimPrefix(tt.label, "empty"))
 		}
 		r := &journal.Rewind{DataDir: tt.dir, Keep: keep, Began: time.Now()}
 		if err := a.sameTarget(r); (err == nil) != tt.same || err != nil && !strings.Contains(err.Error(), "rm "+a.store.RewindPath()) {

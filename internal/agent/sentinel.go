@@ -121,6 +121,7 @@ func (a *Agent) sentinel(ctx context.Context) error {
 			if stopped = countStopped(pm, stopped); stopped == stoppedLooks {
 				if err := a.endHung(ctx, pm); err != nil {
 					a.log.Error("sentinel", "error", err)
+					stopped = 0 // once more
 				}
 			}
 			if err := a.endStalled(ctx, &stalled); err != nil {

@@ -59,13 +59,13 @@ func (a *Agent) cloneCommands() string {
 	backup := []string{"runuser", "-u", a.pg.Owner.Name, "--", filepath.Join(a.pg.BinDir, "pg_basebackup"), "-D", a.pg.DataDir, "-d", a.source(), "-X", "stream", "-c", "fast"}
 	// pg_basebackup takes an empty directory only, for each tablespace, too, and makes a pg_wal of its own unless told where.
 	for _, place := range a.tablespaces() {
-		list = append(list, []string{"find", place, "-mindepth", "1", "-path", filepath.Join(place, "PG_*"), "-delete"})
+		list = append(list, []string{"find", "-H", place, "-mindepth", "1", "-path", filepath.Join(place, "PG_*"), "-delete"})
 	}
 	if wal, err := filepath.EvalSymlinks(a.walDir()); err == nil && wal != filepath.Join(a.pg.RealDataDir(), "pg_wal") {
 		list = append(list, []string{"find", wal, "-mindepth", "1", "-delete"})
 		backup = append(backup, "--waldir", wal)
 	}
-	list = append(list, []string{"find", a.pg.DataDir, "-mindepth", "1", "-delete"}, backup)
+	list = append(list, []string{"find", "-H", a.pg.DataDir, "-mindepth", "1", "-delete"}, backup)
 	if len(own) > 0 {
 		list = append(list, []string{"tar", "-C", a.pg.DataDir, "-xpf", aside + ".tar"})
 	}

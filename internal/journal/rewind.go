@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/pgbaton/pgbaton/internal/durable"
@@ -19,6 +20,8 @@ import (
 type Rewind struct {
 	Version int       `json:"version"`
 	Began   time.Time `json:"began"`
+	Boot    string    `json:"boot,omitempty"` // of the kernel when it began
+	Up      float64   `json:"up,omitempty"`   // seconds since that boot, which nobody sets
 	DataDir string    `json:"data_dir"`
 	BinDir  string    `json:"bin_dir"`
 	Reason  string    `json:"reason"` // how the instance differed
@@ -29,6 +32,43 @@ type Rewind struct {
 	Files    []string          `json:"files"`    // the user's own in the data directory
 	Unneeded bool              `json:"unneeded"` // pg_rewind sees nothing to do but for WAL that was not replayed
 	Done     bool              `json:"done"`     // pg_rewind has ended well: only the user's own files are to be put back
+}
+
+// Stamp notes when the rewind begins, by the clock and by the time since the boot.
+func (r *Rewind) Stamp(now time.Time) {
+	r.Began = now
+	r.Boot, r.Up = uptime()
+}
+
+// Since is a time by the clock of now, before which the rewind had not begun: a node that has just lost its power may begin it by a wrong
+// clock, which is set back meanwhile. Too early does no harm but for the time that it takes.
+func (r *Rewind) Since(now time.Time) time.Time {
+	boot, up := uptime()
+	since := r.Began
+	if boot == "" || boot != r.Boot {
+		since = since.Add(-24 * time.Hour) // an RTC in local time
+	} else if began := now.Add(-time.Duration((up - r.Up) * float64(time.Second))); began.Before(since) {
+		since = began
+	}
+	if now.Before(since) {
+		return time.Time{}
+	}
+	return since.Add(-time.Second) // file systems have clocks of their own, a tick behind
+}
+
+func uptime() (boot string, seconds float64) {
+	id, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return "", 0
+	}
+	text, err := os.ReadFile("/proc/uptime")
+	if err != nil {
+		return "", 0
+	}
+	if _, err := fmt.Sscan(string(text), &seconds); err != nil {
+		return "", 0
+	}
+	return strings.TrimSpace(string(id)), seconds
 }
 
 const rewindVersion = 1
