@@ -258,6 +258,20 @@ func TestCloneCommands(t *testing.T) {
 	if t.Failed() {
 		t.Log(text)
 	}
+	for _, info := range []string{
+		"host=10.0.0.5 user=repl sslkey=/k sslpassword=geheim application_name=n1",
+		"postgresql://repl:Ab/geheim@10.0.0.5/?application_name=n1",
+		"host=a password=my geheim user=b application_name=n1",
+	} {
+		if err := os.WriteFile(filepath.Join(i.DataDir, "postgresql.auto.conf"), []byte("primary_conninfo = '"+info+"'\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		for _, text := range []string{a.cloneCommands(), a.rewindCommand()} {
+			if strings.Contains(text, "geheim") || strings.Contains(text, " $ ") || strings.HasPrefix(text, "$ ") {
+				t.Errorf("%s: %s", info, text)
+			}
+		}
+	}
 }
 
 // lingering leaves a postmaster that has been told to stop, has nothing to write any more and does not end. Only SIGKILL ends it.

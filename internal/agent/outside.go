@@ -63,7 +63,12 @@ func Outside(ctx context.Context, env ocf.Env) (*view.Outside, error) {
 		Transactions: -1, Keeps: a.params.RewindKeep, StateDir: a.store.Dir, Clone: separate(a.cloneCommands()),
 	}
 	o.Doing, _ = a.doing()
-	o.Conninfo, _ = postgres.SplitPassword(or(a.params.RewindConninfo, a.conninfoForRewind()))
+	if o.Conninfo, _ = postgres.SplitPassword(a.params.RewindConninfo); o.Conninfo == "" {
+		var shown bool
+		if o.Conninfo, shown = a.conninfoForRewind(); !shown {
+			o.Conninfo = "(not shown: primary_conninfo holds a secret, or is not understood; say it with --conninfo)"
+		}
+	}
 	if !o.Begun && !a.vol.Out.Running {
 		a.measureLost(ctx, o)
 	}

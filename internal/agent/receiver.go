@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -35,13 +36,26 @@ type connecting struct {
 	ended   int       // how many in a row were ended
 }
 
+// isKind reports whether a title is that of the server's one process of a kind: it goes on with nothing, or with one of its states. That
+// of a client who is called so goes on with a database.
+func isKind(title, kind string, states ...string) bool {
+	word, rest, _ := strings.Cut(title, " ")
+	state, _, _ := strings.Cut(rest, " ")
+	return word == kind && (state == "" || slices.Contains(states, state))
+}
+
+// receives knows the WAL receiver (src/backend/replication/walreceiver.c).
+func receives(title string) bool {
+	return isKind(title, "walreceiver", "streaming", "idle", "restarting")
+}
+
 // unstick ends a WAL receiver that hangs in connecting: the server starts another one. It happens when the virtual IP
 // moves away between its request and the answer: nobody is left who would even refuse it, and libpqrcv_connect
 // (src/backend/replication/libpqwalreceiver) waits without a limit; wal_receiver_timeout only counts from then on.
 func (a *Agent) unstick(ctx context.Context, pm postgres.Postmaster, c *connecting) {
 	found := false
 	for p, title := range pm.Children() {
-		if !strings.HasPrefix(title, "walreceiver") || strings.Contains(title, "streaming") {
+		if !receives(title) || strings.Contains(title, "streaming") {
 			continue
 		}
 		found = true
@@ -52,7 +66,7 @@ func (a *Agent) unstick(ctx context.Context, pm postgres.Postmaster, c *connecti
 	if !found {
 		c.process = postgres.Process{}
 		for _, title := range pm.Children() {
-			if strings.HasPrefix(title, "walreceiver") { // it streams
+			if receives(title) { // it streams
 				c.ended = 0
 			}
 		}

@@ -36,7 +36,12 @@ func (a *Agent) rejoin(ctx context.Context) error {
 		return err
 	}
 	if a.params.RewindConninfo == "" && a.env[asStandby] != "" {
-		a.params.RewindConninfo = a.conninfoForRewind()
+		conninfo, shown := a.conninfoForRewind()
+		if !shown {
+			a.say(rewindStopped + "primary_conninfo holds a secret other than a password, or is not understood: pgbaton rejoin --conninfo, or rewind_conninfo, say how to reach the primary")
+			return nil
+		}
+		a.params.RewindConninfo = conninfo
 	}
 	if a.vol.Out.Rejoin != baton.Rewind || a.params.RewindConninfo == "" {
 		return nil

@@ -128,3 +128,23 @@ func TestMonitor_SentinelKeepsOut(t *testing.T) {
 		t.Errorf("waited for %s", took)
 	}
 }
+
+// Ensure a client whose role has the name of a process of the server's is not taken for it.
+func TestIsKind(t *testing.T) {
+	for title, want := range map[string][2]bool{
+		"walreceiver":                                  {true, false},
+		"walreceiver streaming 0/3000000":              {true, false},
+		"walreceiver idle":                             {true, false},
+		"walreceiver app 10.0.0.9(4711) idle":          {false, false},
+		"walreceiver_ro app [local] idle":              {false, false},
+		"startup":                                      {false, true},
+		"startup recovering 000000010000000000000003":  {false, true},
+		"startup waiting for 000000010000000000000003": {false, true},
+		"startup postgres [local] idle":                {false, false},
+		"checkpointer":                                 {false, false},
+	} {
+		if got := [2]bool{receives(title), isKind(title, "startup", "recovering", "waiting")}; got != want {
+			t.Errorf("%q: WAL receiver, startup process: %v, want %v", title, got, want)
+		}
+	}
+}

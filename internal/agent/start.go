@@ -7,7 +7,6 @@ import (
 	"io"
 	"os"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/pgbaton/pgbaton/internal/baton"
@@ -299,7 +298,7 @@ func (a *Agent) learnUnread(ctx context.Context) error {
 
 func startupProcess(pm postgres.Postmaster) (postgres.Process, bool) {
 	for p, title := range pm.Children() {
-		if does, _, _ := strings.Cut(title, " "); does == "startup" {
+		if isKind(title, "startup", "recovering", "waiting") {
 			return p, true
 		}
 	}

@@ -34,7 +34,11 @@ func (a *Agent) orByHand() string {
 }
 
 func (a *Agent) rewindCommand() string {
-	return commands([]string{"crm_resource", "-r", a.inv.Resource, "-p", "rewind_conninfo", "-v", a.conninfoForRewind()})
+	conninfo, shown := a.conninfoForRewind()
+	if !shown {
+		return "set rewind_conninfo (its primary_conninfo holds a secret, or is not understood, and is not shown)"
+	}
+	return commands([]string{"crm_resource", "-r", a.inv.Resource, "-p", "rewind_conninfo", "-v", conninfo})
 }
 
 // cloneCommands make the instance anew. What is the node's own in the data directory survives in a directory beside the
@@ -56,7 +60,11 @@ func (a *Agent) cloneCommands() string {
 		// Nobody else has them, and they belong into the archive.
 		list = append(list, []string{"mv", filepath.Join(a.walDir(), keepDir), filepath.Join(a.store.Dir, "not-archived-"+names[len(names)-1])})
 	}
-	backup := []string{"runuser", "-u", a.pg.Owner.Name, "--", filepath.Join(a.pg.BinDir, "pg_basebackup"), "-D", a.pg.DataDir, "-d", a.source(), "-X", "stream", "-c", "fast"}
+	source, shown := a.source()
+	if !shown {
+		return "(by hand, README.md, Coming back: its primary_conninfo holds a secret, or is not understood, and is not shown)"
+	}
+	backup := []string{"runuser", "-u", a.pg.Owner.Name, "--", filepath.Join(a.pg.BinDir, "pg_basebackup"), "-D", a.pg.DataDir, "-d", source, "-X", "stream", "-c", "fast"}
 	// pg_basebackup takes an empty directory only, for each tablespace, too, and makes a pg_wal of its own unless told where.
 	for _, place := range a.tablespaces() {
 		list = append(list, []string{"find", "-H", place, "-mindepth", "1", "-path", filepath.Join(place, "PG_*"), "-delete"})
@@ -87,19 +95,20 @@ func (a *Agent) tablespaces() (places []string) {
 }
 
 // source is how a base backup reaches the primary, without a password: as the standby does, and not by its name, or commits would
-// wait for it as for a synchronous standby.
-func (a *Agent) source() string {
+// wait for it as for a synchronous standby. shown is false if it must not be seen, in a command line neither: there is another secret in
+// it, or what may be one.
+func (a *Agent) source() (info string, shown bool) {
 	rest, _ := postgres.SplitPassword(a.pg.Settings()["primary_conninfo"])
-	if named, ok := postgres.SetConninfo(rest, "application_name", "pg_basebackup"); ok {
-		return named
-	}
-	return rest
+	named, ok := postgres.SetConninfo(rest, "application_name", "pg_basebackup")
+	_, secret := postgres.ShownConninfo(rest)
+	return named, ok && !secret
 }
 
-// conninfoForRewind reaches the primary as the standby does, without a password.
-func (a *Agent) conninfoForRewind() string {
-	rest, _ := postgres.SplitPassword(a.source(), [2]string{"dbname", "postgres"})
-	return strings.Join(slices.DeleteFunc(strings.Split(rest, " "), func(s string) bool { return strings.HasPrefix(s, "application_name=") }), " ")
+// conninfoForRewind reaches the primary as the standby does, without a password. See source for the rest.
+func (a *Agent) conninfoForRewind() (info string, shown bool) {
+	source, shown := a.source()
+	rest, _ := postgres.SplitPassword(source, [2]string{"dbname", "postgres"})
+	return strings.Join(slices.DeleteFunc(strings.Split(rest, " "), func(s string) bool { return strings.HasPrefix(s, "application_name=") }), " "), shown
 }
 
 // commands joins command lines so that a person, or pgbaton status, can tell where each begins. What is said between two

@@ -272,6 +272,9 @@ func (s *Site) checkAddress() {
 			}
 		}
 		orders := map[string]pacemaker.Order{}
+		if near != nil && (near.WithRole == pacemaker.RoleUnpromoted || near.Score < 0) {
+			continue // an address for readers
+		}
 		related := near != nil
 		for _, o := range s.Config.Orders() {
 			if slices.Contains(names, o.First) && slices.Contains(s.Config.Names(a.ID), o.Then) {
@@ -318,7 +321,7 @@ func (s *Site) checkAddress() {
 }
 
 func (s *Site) checkLeftovers() {
-	for _, m := range s.Config.Moves(s.Resource) {
+	for _, m := range s.leftMoves() {
 		if m.InForce(s.Taken) && !strings.HasPrefix(m.Rule, rulePrefix) {
 			s.findings = append(s.findings, Finding{
 				ID: "move-left", Severity: Warning, Text: "a constraint of a move or ban is left: " + m.String(),

@@ -63,6 +63,8 @@ func TestCheck_Cluster(t *testing.T) {
 		{"on-fail-monitor", `<op id="pgsqld-monitor-promoted" timeout="10s"`, `<op id="pgsqld-monitor-promoted" timeout="10s" on-fail="ignore"`},
 		{"vip-colocation-missing", near, ""},
 		{"vip-colocation", ` with-rsc-role="Promoted"`, ``},
+		{"", near, strings.Replace(near, `with-rsc-role="Promoted" score="INFINITY"`, `with-rsc-role="Unpromoted" score="100"`, 1)}, // for readers
+		{"", near, strings.Replace(near, `"INFINITY"`, `"-INFINITY"`, 1)},
 		{"vip-order-promote", promote, ""},
 		{"vip-order-demote", order2, ""},
 		{"vip-order-symmetrical", order2, strings.Replace(order2, ` symmetrical="false"`, "", 1)},
@@ -123,21 +125,41 @@ func TestCheck_Operations(t *testing.T) {
 		pcs     string
 		crm     string
 	}{
-		{"stop", map[string]string{stop: `<op id="pgsqld-stop" timeout="20s" name="stop" interval="0s" on-fail="ignore"/>`},
-			[]string{"timeout-stop", "on-fail-stop"}, "pcs resource update pgsqld op stop interval=0s timeout=30s on-fail=fence",
-			`cibadmin --modify --xml-text '<op id="pgsqld-stop" interval="0s" timeout="30s" on-fail="fence"/>'`},
-		{"monitor", map[string]string{monitor2: `<op id="m" timeout="5s" name="monitor" interval="4s" role="Unpromoted" on-fail="ignore"/>`},
-			[]string{"monitor-intervals-equal", "timeout-monitor", "on-fail-monitor"}, "pcs resource update pgsqld op monitor interval=5s timeout=10s role=Unpromoted on-fail=restart",
-			`cibadmin --modify --xml-text '<op id="m" interval="5s" timeout="10s" on-fail="restart"/>'`},
-		{"no time-out", map[string]string{stop: `<op id="pgsqld-stop" name="stop" interval="0s"/>`},
-			[]string{"timeout-stop"}, "pcs resource update pgsqld op stop interval=0s timeout=30s", `cibadmin --modify --xml-text '<op id="pgsqld-stop" interval="0s" timeout="30s"/>'`},
+		{
+			"stop",
+			map[string]string{stop: `<op id="pgsqld-stop" timeout="20s" name="stop" interval="0s" on-fail="ignore"/>`},
+			[]string{"timeout-stop", "on-fail-stop"},
+			"pcs resource update pgsqld op stop interval=0s timeout=30s on-fail=fence",
+			`cibadmin --modify --xml-text '<op id="pgsqld-stop" interval="0s" timeout="30s" on-fail="fence"/>'`,
+		},
+		{
+			"monitor",
+			map[string]string{monitor2: `<op id="m" timeout="5s" name="monitor" interval="4s" role="Unpromoted" on-fail="ignore"/>`},
+			[]string{"monitor-intervals-equal", "timeout-monitor", "on-fail-monitor"},
+			"pcs resource update pgsqld op monitor interval=5s timeout=10s role=Unpromoted on-fail=restart",
+			`cibadmin --modify --xml-text '<op id="m" interval="5s" timeout="10s" on-fail="restart"/>'`,
+		},
+		{
+			"no time-out",
+			map[string]string{stop: `<op id="pgsqld-stop" name="stop" interval="0s"/>`},
+			[]string{"timeout-stop"},
+			"pcs resource update pgsqld op stop interval=0s timeout=30s", `cibadmin --modify --xml-text '<op id="pgsqld-stop" interval="0s" timeout="30s"/>'`,
+		},
 		{"a default", map[string]string{stop: `<op id="pgsqld-stop" name="stop" interval="0s"/>`, end: defaults("90s")}, nil, "", ""},
 		{"a default, and no operation", map[string]string{stop: ``, end: defaults("90s")}, nil, "", ""},
-		{"a default, and another fault", map[string]string{stop: `<op id="pgsqld-stop" name="stop" interval="0s" on-fail="block"/>`, end: defaults("90s")},
-			[]string{"on-fail-stop"}, "pcs resource update pgsqld op stop interval=0s on-fail=fence", `cibadmin --modify --xml-text '<op id="pgsqld-stop" interval="0s" on-fail="fence"/>'`},
-		{"a default, and nobody to promote", map[string]string{promote: ``, end: defaults("90s")},
-			[]string{"promote-on-fail"}, "pcs resource op add pgsqld promote interval=0s timeout=60s on-fail=demote --force",
-			`cibadmin --create --xpath "//primitive[@id='pgsqld']/operations" --xml-text '<op id="pgsqld-promote-on-fail" name="promote" interval="0s" timeout="60s" on-fail="demote"/>'`},
+		{
+			"a default, and another fault",
+			map[string]string{stop: `<op id="pgsqld-stop" name="stop" interval="0s" on-fail="block"/>`, end: defaults("90s")},
+			[]string{"on-fail-stop"},
+			"pcs resource update pgsqld op stop interval=0s on-fail=fence", `cibadmin --modify --xml-text '<op id="pgsqld-stop" interval="0s" on-fail="fence"/>'`,
+		},
+		{
+			"a default, and nobody to promote",
+			map[string]string{promote: ``, end: defaults("90s")},
+			[]string{"promote-on-fail"},
+			"pcs resource op add pgsqld promote interval=0s timeout=60s on-fail=demote --force",
+			`cibadmin --create --xpath "//primitive[@id='pgsqld']/operations" --xml-text '<op id="pgsqld-promote-on-fail" name="promote" interval="0s" timeout="60s" on-fail="demote"/>'`,
+		},
 	} {
 		for tool, want := range map[string]string{"pcs": tc.pcs, "crm": tc.crm} {
 			w, r := replay(t, "healthy")
@@ -165,9 +187,12 @@ func TestCheck_Operations(t *testing.T) {
 func TestCheck_NamesTheWay(t *testing.T) {
 	for _, tc := range []struct{ old, now, id, do, check string }{
 		{`</constraints>`, `<rsc_location id="cli-ban-pgsqld-on-n1" rsc="pgsqld" node="n1" score="-INFINITY"/></constraints>`, "move-left", "crm_resource --clear -r pgsqld", "constraints"},
+		{`</constraints>`, `<rsc_location id="cli-ban-pgsql-vip-on-n2" rsc="pgsql-vip" node="n2" score="-INFINITY"/></constraints>`, "move-left", "crm_resource --clear -r pgsql-vip", "constraints"},
 		{`</constraints>`, `<rsc_location id="cli-ban-pgsql-ha-on-n1" rsc="pgsql-ha" node="n1" score="-INFINITY"/></constraints>`, "move-left", "crm_resource --clear -r pgsql-ha", "constraints"},
-		{`<nvpair id="meta-notify" name="notify" value="true"/>`, `<nvpair id="meta-notify" name="notify" value="true"/><nvpair id="s" name="pgbaton-setup" value="from-paf,n1,n2,n3,run:ab12cd34"/>`,
-			"setup-unfinished", "wait for its end, or run it again: pgbaton setup --from-paf --apply", "maintenance"},
+		{
+			`<nvpair id="meta-notify" name="notify" value="true"/>`, `<nvpair id="meta-notify" name="notify" value="true"/><nvpair id="s" name="pgbaton-setup" value="from-paf,n1,n2,n3,run:ab12cd34"/>`,
+			"setup-unfinished", "wait for its end, or run it again: pgbaton setup --from-paf --apply", "maintenance",
+		},
 	} {
 		w, r := replay(t, "healthy")
 		r.replace = map[string]string{tc.old: tc.now, `maintenance-mode="false"`: `maintenance-mode="false"`}

@@ -50,8 +50,10 @@ func TestPrepareOrder_Void(t *testing.T) {
 		"is blocked or not managed":          {`role="Promoted"`: `role="Unpromoted"`, `blocked="false"`: `blocked="true"`},
 		"no instance of pgsql-ha runs on n2": {`role="Promoted"`: `role="Unpromoted"`, `<node name="n2" id="2" cached="true"/>`: `<node name="n9" id="9" cached="true"/>`},
 		"it is maintenance":                  {`role="Promoted"`: `role="Unpromoted"`, `name="n2" id="2" online="true" standby="false" standby_onfail="false" maintenance="false"`: `name="n2" id="2" online="true" standby="false" standby_onfail="false" maintenance="true"`},
-		"a constraint keeps the role off n2: by-hand": {`role="Promoted"`: `role="Unpromoted"`,
-			`</constraints>`: `<rsc_location id="by-hand" rsc="pgsql-ha" role="Master" node="n2" score="-INFINITY"/></constraints>`},
+		"a constraint keeps the role off n2: by-hand": {
+			`role="Promoted"`: `role="Unpromoted"`,
+			`</constraints>`:  `<rsc_location id="by-hand" rsc="pgsql-ha" role="Master" node="n2" score="-INFINITY"/></constraints>`,
+		},
 	} {
 		w, r := replay(t, "healthy")
 		r.replace = replace

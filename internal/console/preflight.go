@@ -132,10 +132,24 @@ func resumeHow(whole bool) string {
 	return "pgbaton resume"
 }
 
+// leftMoves are the constraints that moves and bans left, of the resource and of what is bound to its primary: where the address is
+// banned no client comes in, and what draws it elsewhere draws the role.
+func (s *Snapshot) leftMoves() []pacemaker.Move {
+	list := s.Config.Moves(s.Resource)
+	for _, bound := range s.Config.WithPrimary(s.Resource) {
+		for _, m := range s.Config.Moves(bound) {
+			if !slices.ContainsFunc(list, func(o pacemaker.Move) bool { return o.ID == m.ID }) {
+				list = append(list, m)
+			}
+		}
+	}
+	return list
+}
+
 // moves finds constraints that moves and bans left.
 func (p *preflight) moves() {
 	var in, do []string
-	for _, m := range p.Config.Moves(p.Resource) {
+	for _, m := range p.leftMoves() {
 		switch {
 		case !m.InForce(p.Taken):
 		case strings.HasPrefix(m.Rule, rulePrefix):
@@ -308,22 +322,20 @@ func (s *Snapshot) bans(node string) (ids []string) {
 func (p *preflight) preferences(target string) {
 	sum := map[string]pacemaker.Score{}
 	ids := map[string][]string{}
+	seen := map[string]bool{}
 	add := func(list []pacemaker.Constraint, times pacemaker.Score) {
 		for _, c := range list {
-			if !c.CLI && !c.Unsure && c.Score != 0 {
+			if !c.CLI && !c.Unsure && c.Score != 0 && !seen[c.ID+" "+c.Node] {
+				seen[c.ID+" "+c.Node] = true
 				sum[c.Node] += times * c.Score
 				ids[c.Node] = append(ids[c.Node], c.ID)
 			}
 		}
 	}
 	add(p.Config.RoleConstraints(p.Resource, p.Taken), 1)
-	for _, a := range p.Config.Addresses() {
-		if slices.ContainsFunc(p.Config.Colocations(a.ID), func(c pacemaker.Colocation) bool {
-			return slices.Contains(p.Config.Names(p.Resource), c.With) && c.Score >= pacemaker.Infinity
-		}) {
-			// The scheduler adds what speaks for the address to the instance, and to the role once more.
-			add(p.Config.RoleConstraints(a.ID, p.Taken), 2)
-		}
+	for _, bound := range p.Config.WithPrimary(p.Resource) {
+		// The scheduler adds what speaks for it to the instance, and to the role once more.
+		add(p.Config.RoleConstraints(bound, p.Taken), 2)
 	}
 	for _, n := range p.State.Nodes {
 		if n.Name != target && n.Usable() && sum[n.Name]-sum[target] >= baton.ScorePrimary-baton.ScoreFollows {

@@ -35,6 +35,7 @@ type Setup struct {
 	was     string   // the note when it was planned, "" if there was none
 	noted   []string // its members, which may be more than are there now
 	marked  bool     // the note is this run's
+	resumed bool     // the maintenance is over, and was by an earlier run if this one only goes on from there
 	paused  bool     // the cluster is in maintenance mode, by this setup
 	mayDo   []string // resources that may be started when maintenance ends
 	// original is the clone as it was, with the note in it, for the way back from a step that went wrong.
@@ -137,6 +138,7 @@ func (s *Setup) Apply(ctx context.Context, say func(string)) error {
 		case err == nil:
 			s.marked = s.marked || step.marks
 			s.paused = (s.paused || step.pauses) && !step.resumes
+			s.resumed = s.resumed || step.resumes
 			continue
 		case errors.As(err, &lost):
 			return halt(err)
@@ -184,7 +186,7 @@ func (s *Setup) own(ctx context.Context) error {
 		switch now := config.Meta(s.Clone, setupMeta); {
 		case now == "":
 			return notOurs("somebody has ended this setup, or taken it back")
-		case now != s.note():
+		case parseNote(now).run != s.run:
 			return notOurs("another pgbaton setup has taken this one over")
 		}
 	}

@@ -62,7 +62,10 @@ func (w World) New(ctx context.Context, want Wanted) (*Setup, error) {
 		if was.kind != fromReplication {
 			return nil, fail(Done, "%s is %s already: nothing to do. pgbaton check looks whether it is as it should be", s.Resource, agentName)
 		}
-		s.goingOn, s.paused = true, s.State.MaintenanceMode
+		if s.foreignMaintenance(s.was) {
+			return nil, fail(Refused, notItsMaintenance, s.Clone)
+		}
+		s.goingOn, s.paused, s.resumed = true, s.State.MaintenanceMode, was.resumed
 		reasons := s.unfit(ctx)
 		if s.State.MaintenanceMode {
 			reasons = append(reasons, s.recall(was.members)...)
@@ -244,7 +247,9 @@ func (s *Setup) planNew(server *postgres.Server, address, prefix string) {
 	}
 	settled := func(ctx context.Context) error { return s.awaitMonitors(ctx, s.transientScores, baton.ScoreFollows) }
 	s.steps = append(s.steps, s.resume("every node's monitor has answered and has set its score", settled), s.unmark())
-	s.undo = func(ctx context.Context) error { return s.removeNew(ctx, vip) }
+	if !s.resumed { // what has run since is not taken back
+		s.undo = func(ctx context.Context) error { return s.removeNew(ctx, vip) }
+	}
 }
 
 func vipName(resource string) string { return strings.TrimSuffix(resource, "d") + "-vip" }

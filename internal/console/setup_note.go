@@ -19,13 +19,23 @@ type note struct {
 	kind    string
 	members []string
 	run     string // nonce of the run that wrote it, "" in one of an earlier release
+	// resumed: the setup has ended its maintenance and only waited for the monitors. Whatever is in maintenance since is somebody
+	// else's, and who ran what then may be long past.
+	resumed bool
 }
 
-// runPrefix stands before the nonce: no node has such a name, and an earlier release takes it for one that is not there.
-const runPrefix = "run:"
+// No node has such a name, and an earlier release takes it for one that is not there.
+const (
+	runPrefix   = "run:" // stands before the nonce
+	resumedMark = "resumed:"
+)
 
 func (n note) String() string {
-	return strings.Join(append(append([]string{n.kind}, n.members...), runPrefix+n.run), ",")
+	words := append([]string{n.kind}, n.members...)
+	if n.resumed {
+		words = append(words, resumedMark)
+	}
+	return strings.Join(append(words, runPrefix+n.run), ",")
 }
 
 func parseNote(text string) note {
@@ -33,6 +43,9 @@ func parseNote(text string) note {
 	n := note{kind: words[0], members: words[1:]}
 	if last := len(n.members) - 1; last >= 0 && strings.HasPrefix(n.members[last], runPrefix) {
 		n.run, n.members = strings.TrimPrefix(n.members[last], runPrefix), n.members[:last]
+	}
+	if last := len(n.members) - 1; last >= 0 && n.members[last] == resumedMark {
+		n.resumed, n.members = true, n.members[:last]
 	}
 	return n
 }
@@ -49,16 +62,24 @@ func setupCommand(meta string) string {
 // setupWay is the command that goes on with a setup that is under way or was cut short, "" if there is none. Until it has ended, the
 // cluster's maintenance must not: a running primary may have no score, or another agent than Pacemaker knows it by.
 func (s *Snapshot) setupWay() string {
-	if way := s.Config.Meta(s.Clone, setupMeta); way != "" {
-		return setupCommand(way)
+	way := s.Config.Meta(s.Clone, setupMeta)
+	if way == "" || s.foreignMaintenance(way) {
+		return ""
 	}
-	return ""
+	return setupCommand(way)
+}
+
+// foreignMaintenance reports whether the cluster is in a maintenance that is not the one of the setup which left this note.
+func (s *Snapshot) foreignMaintenance(note string) bool {
+	return parseNote(note).resumed && s.State.MaintenanceMode
 }
 
 // unfinishedSetup is what is said of it, and how it ends.
 const (
 	unfinishedSetup = "a pgbaton setup is under way, or was cut short"
 	endSetup        = "wait for its end, or run it again: "
+	// notItsMaintenance takes the clone.
+	notItsMaintenance = "a setup of %s has not seen all monitors yet, and the cluster is in a maintenance mode that is not that setup's: end that first (crm_attribute --name maintenance-mode --delete). Nothing was changed"
 )
 
 // mark makes the setup known, on the clone.
@@ -75,12 +96,14 @@ func (s *Setup) mark() setupStep {
 }
 
 // note is the value of setupMeta that this run writes.
-func (s *Setup) note() string {
+func (s *Setup) note() string { return s.noteOf(s.resumed) }
+
+func (s *Setup) noteOf(resumed bool) string {
 	members := s.members
 	if len(s.noted) > 0 {
 		members = s.noted
 	}
-	return note{s.kind, members, s.run}.String()
+	return note{s.kind, members, s.run, resumed}.String()
 }
 
 // awaitNote waits until this node's copy of the configuration has the note of this run.

@@ -48,7 +48,10 @@ func (w World) Takeover(ctx context.Context, asked string, back bool, whose stri
 	if s.was != "" && was.kind != fromPAF && was.kind != backTo {
 		return nil, fail(Refused, "another setup of %s is under way, or was cut short: end that first (%s). Nothing was changed", s.Clone, setupCommand(s.was))
 	}
-	s.goingOn = s.was != ""
+	if s.foreignMaintenance(s.was) {
+		return nil, fail(Refused, notItsMaintenance, s.Clone)
+	}
+	s.goingOn, s.resumed = s.was != "", was.resumed
 	if now == s.to && !s.goingOn && !s.leftBehind() {
 		return nil, fail(Done, "%s is %s already: nothing to do", s.Resource, s.to)
 	}
@@ -223,7 +226,9 @@ func (s *Setup) give(from string, params [2]map[string]string) setupStep {
 		why += fmt.Sprintf("; %s is removed, which it does not know", name)
 	}
 	step.why = why
-	s.undo = func(ctx context.Context) error { return s.takeBack(ctx, from) }
+	if !s.resumed { // what has run since is not taken back
+		s.undo = func(ctx context.Context) error { return s.takeBack(ctx, from) }
+	}
 	return step
 }
 

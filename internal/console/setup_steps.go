@@ -158,12 +158,15 @@ func (s *Setup) harmless(ctx context.Context) error {
 // resume ends the maintenance.
 func (s *Setup) resume(until string, settled func(ctx context.Context) error) setupStep {
 	return setupStep{
-		title:    "End the maintenance mode",
-		why:      "Pacemaker monitors and acts again, through " + s.to,
-		commands: [][]string{{"crm_attribute", "--name", "maintenance-mode", "--delete"}},
-		until:    until,
-		wait:     settled,
-		resumes:  true,
+		title: "End the maintenance mode",
+		why:   "Pacemaker monitors and acts again, through " + s.to + ". The note says so from then on: a maintenance after that is not this setup's",
+		commands: [][]string{
+			{"crm_attribute", "--name", "maintenance-mode", "--delete"},
+			{"crm_resource", "--resource", s.Clone, "--meta", "--set-parameter", setupMeta, "--parameter-value", s.noteOf(true)},
+		},
+		until:   until,
+		wait:    settled,
+		resumes: true,
 	}
 }
 

@@ -260,6 +260,40 @@ func TestNew_GoesOn(t *testing.T) {
 	}
 }
 
+// Ensure a setup that has ended its maintenance, and did not see all monitors, takes nothing of what has run since for its own: a
+// maintenance after that is somebody else's, and neither ended nor answered by taking back what is the cluster by now.
+func TestSetup_Resumed(t *testing.T) {
+	for kind, plan := range map[string]func(w World) (*Setup, error){
+		fromReplication: func(w World) (*Setup, error) {
+			return w.New(t.Context(), Wanted{Name: "pgsqld", Clone: "pgsql-ha", Tool: "pcs"})
+		},
+		fromPAF: func(w World) (*Setup, error) { return w.Takeover(t.Context(), "", false, "pcs") },
+	} {
+		for _, maintained := range []bool{true, false} {
+			w, r := replay(t, "paf")
+			r.replace = map[string]string{
+				"ocf:heartbeat:pgsqlms":                       agentName,
+				`id="meta-notify" name="notify" value="true"`: `id="meta-notify" name="pgbaton-setup" value="` + kind + `,n1,n2,n3,resumed:,run:ab12cd34"`,
+			}
+			if maintained {
+				r.replace[`maintenance-mode="false"`] = `maintenance-mode="true"`
+			}
+			s, err := plan(w)
+			switch {
+			case maintained && (CodeOf(err) != Refused || !strings.Contains(err.Error(), "is not that setup's: end that first")):
+				t.Errorf("%s, in maintenance: %v", kind, err)
+			case !maintained && (err != nil || s.undo != nil):
+				t.Errorf("%s: %v, or it could be taken back", kind, err)
+			}
+			seen := w.setup(kind, agentName, "pcs")
+			seen.Clone = "pgsql-ha"
+			if err := seen.look(t.Context()); err != nil || (seen.setupWay() == "") != maintained {
+				t.Errorf("%s: the way is %q (%v); in maintenance: %t", kind, seen.setupWay(), err, maintained)
+			}
+		}
+	}
+}
+
 // Ensure a new cluster is refused, with the reason, where something is missing.
 func TestNew_Refused(t *testing.T) {
 	want := Wanted{Name: "pgsqld", Clone: "pgsql-ha", Tool: "pcs"}
@@ -347,12 +381,13 @@ func TestSetup_Apply(t *testing.T) {
 // Ensure a note says whose it is, and that one of an earlier release is understood.
 func TestNote(t *testing.T) {
 	for text, want := range map[string]note{
-		"new,n1,n2,run:ab12cd34": {"new", []string{"n1", "n2"}, "ab12cd34"},
-		"from-paf,n1,n2":         {"from-paf", []string{"n1", "n2"}, ""},
-		"":                       {"", []string{}, ""},
+		"new,n1,n2,run:ab12cd34":          {"new", []string{"n1", "n2"}, "ab12cd34", false},
+		"new,n1,n2,resumed:,run:ab12cd34": {"new", []string{"n1", "n2"}, "ab12cd34", true},
+		"from-paf,n1,n2":                  {"from-paf", []string{"n1", "n2"}, "", false},
+		"":                                {"", []string{}, "", false},
 	} {
 		got := parseNote(text)
-		if got.kind != want.kind || got.run != want.run || !slices.Equal(got.members, want.members) {
+		if got.kind != want.kind || got.run != want.run || got.resumed != want.resumed || !slices.Equal(got.members, want.members) {
 			t.Errorf("%q: got %+v, want %+v", text, got, want)
 		}
 		if want.run != "" && got.String() != text {
@@ -399,7 +434,7 @@ func TestSetup_TwoRuns(t *testing.T) {
 		want      string // "" if it goes on to its end
 	}{
 		"alone":            {func(*shared) {}, ""},
-		"another run":      {func(c *shared) { c.note = note{"from-paf", []string{"n1"}, "other"}.String() }, "another pgbaton setup has taken this one over"},
+		"another run":      {func(c *shared) { c.note = note{"from-paf", []string{"n1"}, "other", false}.String() }, "another pgbaton setup has taken this one over"},
 		"an old release":   {func(c *shared) { c.note = "from-paf,n1,n2,n3" }, "another pgbaton setup has taken this one over"},
 		"it has ended":     {func(c *shared) { c.note, c.paused = "", false }, "somebody has ended this setup"},
 		"maintenance over": {func(c *shared) { c.paused = false }, "the maintenance is over"},

@@ -244,7 +244,7 @@ func (s *Snapshot) problems() []Problem {
 			add(Warning, c.Node, "crm_resource --cleanup -r "+s.Resource+" -N "+c.Node, "the fail count of %s on %s is %s", s.Resource, c.Node, c.Count)
 		}
 	}
-	for _, m := range s.Config.Moves(s.Resource) {
+	for _, m := range s.leftMoves() {
 		switch {
 		case !m.InForce(s.Taken):
 		case strings.HasPrefix(m.Rule, rulePrefix):

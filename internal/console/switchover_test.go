@@ -104,6 +104,13 @@ func TestPrepare_Checks(t *testing.T) {
 		{"the target is disliked", in(`</constraints>`, `<rsc_location id="not-n2" rsc="pgsql-ha" role="Promoted" node="n2" score="-950"/></constraints>`), "preferences", Failed, "not-n2 favours n1 by 950"},
 		{"a home for the address", in(`</constraints>`, `<rsc_location id="vip-home" rsc="pgsql-vip" node="n1" score="500"/></constraints>`), "preferences", Failed, "vip-home favours n1 by 1000"},
 		{"a weak home for the address", in(`</constraints>`, `<rsc_location id="vip-home" rsc="pgsql-vip" node="n1" score="400"/></constraints>`), "preferences", Passed, "no constraint"},
+		{"a home for what is bound to the primary", func(_ *World, r *recorded) {
+			r.replace = map[string]string{
+				`</resources>`:   `<group id="pool"><primitive id="bouncer" class="systemd" type="pgbouncer"/></group></resources>`,
+				`</constraints>`: `<rsc_colocation id="b" rsc="pool" with-rsc="pgsql-ha" with-rsc-role="Promoted" score="INFINITY"/><rsc_location id="pool-home" rsc="pool" node="n1" score="500"/></constraints>`,
+			}
+		}, "preferences", Failed, "pool-home favours n1 by 1000"},
+		{"the address is banned", in(`</constraints>`, `<rsc_location id="cli-ban-pgsql-vip-on-n2" rsc="pgsql-vip" node="n2" score="-INFINITY"/></constraints>`), "constraints", Failed, "cli-ban-pgsql-vip-on-n2"},
 		{"a move is left", in(`</constraints>`, `<rsc_location id="cli-prefer-pgsql-ha" rsc="pgsql-ha" role="Promoted" node="n2" score="INFINITY"/></constraints>`), "constraints", Failed, "cli-prefer-pgsql-ha: INFINITY on n2"},
 		{"somebody else is at it", in(`</constraints>`, `<rsc_location id="cli-prefer-pgsql-ha" rsc="pgsql-ha" role="Promoted"><rule id="pgbaton-move-n3-ab12cd34" score="INFINITY"><expression id="e" attribute="#uname" operation="eq" value="n2"/><date_expression id="d" operation="lt" end="2099-01-01 00:00:00Z"/></rule></rsc_location></constraints>`), "constraints", Failed, "begun on n3"},
 		{"a move that has ended", in(`</constraints>`, `<rsc_location id="cli-prefer-pgsql-ha" rsc="pgsql-ha" role="Promoted"><rule id="pgbaton-move-n3-ab12cd34" score="INFINITY"><expression id="e" attribute="#uname" operation="eq" value="n2"/><date_expression id="d" operation="lt" end="2020-01-01 00:00:00Z"/></rule></rsc_location></constraints>`), "constraints", Passed, "no constraint"},

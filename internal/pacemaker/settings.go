@@ -168,6 +168,28 @@ func (c Configuration) Colocations(resource string) []Colocation {
 	return list
 }
 
+// WithPrimary returns the primitives that a simple colocation binds to the promoted role of a resource, a virtual IP or whatever else:
+// the scheduler adds to the role what speaks for them on a node (pcmk__apply_coloc_to_primary).
+func (c Configuration) WithPrimary(resource string) []string {
+	var list []string
+	names := resourceNames(c.root, resource)
+	for e := range c.root.all("rsc_colocation") {
+		score, _ := ParseScore(e.attr("score"))
+		if !slices.Contains(names, e.attr("with-rsc")) || locationRole(e.attr("with-rsc-role")) != RolePromoted || score < Infinity {
+			continue
+		}
+		bound := e.attr("rsc")
+		if c.Has(bound) {
+			for p := range c.root.all("primitive") {
+				if slices.Contains(resourceNames(c.root, p.attr("id")), bound) && !slices.Contains(list, p.attr("id")) {
+					list = append(list, p.attr("id"))
+				}
+			}
+		}
+	}
+	return list
+}
+
 // Order is a simple ordering constraint.
 type Order struct {
 	ID, First, FirstAction, Then, ThenAction string

@@ -205,6 +205,8 @@ func TestShownConninfo(t *testing.T) {
 		{"password=ge heim host=a", "(not shown)", true},
 		{"password='geheim", "(not shown)", true},
 		{"geheim", "(not shown)", false},
+		{" postgresql://rep:geheim@10.0.0.5/?application_name=n1", "(not shown)", false},
+		{"host=a password=my pass!wo=rd user=b", "(not shown)", true},
 		{"postgresql://u@h:1/db?sslmode=require", "postgresql://u@h:1/db?sslmode=require", false},
 		{"postgresql://u:geheim@h/?application_name=x", "postgresql://u:(not shown)@h/?application_name=x", true},
 		{"postgresql://u:ge@heim@h/", "postgresql://u:(not shown)@h/", true},

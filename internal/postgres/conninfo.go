@@ -2,6 +2,7 @@ package postgres
 
 import (
 	"net/url"
+	"regexp"
 	"slices"
 	"strings"
 )
@@ -117,13 +118,16 @@ func conninfoPairs(info string) (pairs [][2]string, ok bool) {
 		v, tail, closed := conninfoToken(strings.TrimLeft(after, space))
 		pairs = append(pairs, [2]string{k, v})
 		// pg_stat_wal_receiver quotes nothing: what follows may be of use.
-		ok = ok && closed && k != "" && !strings.ContainsAny(k, space)
+		ok = ok && closed && keyword.MatchString(k)
 		rest = tail
 	}
 	return pairs, ok
 }
 
 const space = " \t\r\n"
+
+// keyword is what one of libpq's looks like: anything else is a piece of a value, a password perhaps, that was not quoted.
+var keyword = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9_]*$`)
 
 func joinConninfo(pairs [][2]string) string {
 	var out []string
