@@ -325,3 +325,42 @@ func TestArchiveKept_Foreign(t *testing.T) {
 		t.Errorf("%d files are still kept (%v)", a.kept(), err)
 	}
 }
+
+// Ensure what is put in force for the duration of a change of roles is in force, and is taken back also if somebody used ALTER SYSTEM
+// meanwhile, which removes the mark of it; and that what the user has set stays.
+func TestOverride_AlterSystem(t *testing.T) {
+	p := newPlace(t)
+	i := p.primary()
+	sql := func(text string) { p.run(i, "psql", "-h", p.dir, "-p", "5433", "-U", "postgres", "-c", text) }
+	shows := func(want string) {
+		t.Helper()
+		p.postmaster(i).Signal(postgres.Reload)
+		a, _ := p.agent(i, "n1", "monitor")
+		got := ""
+		if err := a.poll(within(t, 10*time.Second), "the reload", 10*time.Millisecond, func() (bool, error) {
+			sess, err := i.Connect(t.Context())
+			if err != nil {
+				return false, err
+			}
+			defer sess.Close()
+			got, err = sess.Setting(t.Context(), "wal_sender_timeout")
+			return got == want, err
+		}); err != nil {
+			t.Errorf("wal_sender_timeout is %s, want %s", got, want)
+		}
+	}
+	sql("ALTER SYSTEM SET wal_sender_timeout = '30s'")
+	if changed, err := i.Override([2]string{"wal_sender_timeout", "2s"}); !changed || err != nil {
+		t.Fatal(changed, err)
+	}
+	shows("2s")
+	sql("ALTER SYSTEM SET work_mem = '7MB'")
+	if text, err := os.ReadFile(filepath.Join(i.DataDir, "postgresql.auto.conf")); err != nil || strings.Contains(string(text), "# pgbaton") {
+		t.Fatalf("%v: the mark has survived, so this shows nothing:\n%s", err, text)
+	}
+	shows("2s")
+	if changed, err := i.Override(); !changed || err != nil {
+		t.Errorf("taken back: %t, %v", changed, err)
+	}
+	shows("30s")
+}

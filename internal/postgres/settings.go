@@ -7,11 +7,21 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 )
 
 // mark ends every line that pgbaton adds to postgresql.auto.conf for the duration of a change of roles.
 const mark = " # pgbaton: for the duration of a change of roles"
+
+// ours knows such a line, also after an ALTER SYSTEM, which writes the file anew without comments (write_auto_conf_file in
+// src/backend/utils/misc/guc.c): the name stays as it was written, and nobody else writes one in capitals there.
+func ours(line string) bool {
+	name, _, _ := strings.Cut(line, " = ")
+	return strings.HasSuffix(line, mark) || capitals.MatchString(name)
+}
+
+var capitals = regexp.MustCompile(`^[A-Z_]+$`)
 
 // Override puts settings in force for the duration of a change of roles, and takes those back that an earlier call put in force: as
 // marked lines at the end of postgresql.auto.conf, which wins over every other file, also on a standby, where ALTER SYSTEM is
@@ -23,7 +33,7 @@ func (i *Instance) Override(settings ...[2]string) (changed bool, err error) {
 		return false, err
 	}
 	for _, s := range settings {
-		rest = fmt.Appendf(rest, "%s = '%s'%s\n", s[0], s[1], mark)
+		rest = fmt.Appendf(rest, "%s = '%s'%s\n", strings.ToUpper(s[0]), s[1], mark)
 	}
 	if bytes.Equal(rest, was) {
 		return false, nil
@@ -43,7 +53,7 @@ func (i *Instance) autoConf() (all, rest []byte, err error) {
 		all = append(all, '\n')
 	}
 	for line := range strings.Lines(string(all)) {
-		if !strings.HasSuffix(strings.TrimRight(line, "\n"), mark) {
+		if !ours(strings.TrimRight(line, "\n")) {
 			rest = append(rest, line...)
 		}
 	}
