@@ -142,7 +142,13 @@ func (s *Site) changeOp(id string, sev Severity, o pacemaker.Operation, why, for
 		pcs += " timeout=" + sec(o.Timeout)
 		xml += fmt.Sprintf(" timeout=\"%s\"", sec(o.Timeout))
 	}
-	if o.Role != "" {
+	switch o.Role {
+	case "":
+	case pacemaker.RolePromoted:
+		pcs += " role=" + s.State.PromotedRoleName()
+	case pacemaker.RoleUnpromoted:
+		pcs += " role=" + s.State.UnpromotedRoleName()
+	default:
 		pcs += " role=" + o.Role
 	}
 	if o.OnFail != "" {
@@ -180,15 +186,15 @@ func (s *Site) checkOperations() {
 	}
 	switch {
 	case promoted == nil && unpromoted != nil && unpromoted.Interval == 15*time.Second:
-		s.addOp("monitor-promoted-missing", Critical, "monitor interval=14s timeout=20s role=Promoted", "a primary is not monitored", "%s has no monitor of the promoted role", s.Resource)
+		s.addOp("monitor-promoted-missing", Critical, "monitor interval=14s timeout=20s role="+s.State.PromotedRoleName(), "a primary is not monitored", "%s has no monitor of the promoted role", s.Resource)
 	case promoted == nil:
-		s.addOp("monitor-promoted-missing", Critical, "monitor interval=15s timeout=20s role=Promoted", "a primary is not monitored", "%s has no monitor of the promoted role", s.Resource)
+		s.addOp("monitor-promoted-missing", Critical, "monitor interval=15s timeout=20s role="+s.State.PromotedRoleName(), "a primary is not monitored", "%s has no monitor of the promoted role", s.Resource)
 	}
 	switch {
 	case unpromoted == nil && promoted != nil && promoted.Interval == 16*time.Second:
-		s.addOp("monitor-unpromoted-missing", Critical, "monitor interval=17s timeout=20s role=Unpromoted", "standbys are not monitored, and never get the score with which they could take over", "%s has no monitor of the unpromoted role", s.Resource)
+		s.addOp("monitor-unpromoted-missing", Critical, "monitor interval=17s timeout=20s role="+s.State.UnpromotedRoleName(), "standbys are not monitored, and never get the score with which they could take over", "%s has no monitor of the unpromoted role", s.Resource)
 	case unpromoted == nil:
-		s.addOp("monitor-unpromoted-missing", Critical, "monitor interval=16s timeout=20s role=Unpromoted", "standbys are not monitored, and never get the score with which they could take over", "%s has no monitor of the unpromoted role", s.Resource)
+		s.addOp("monitor-unpromoted-missing", Critical, "monitor interval=16s timeout=20s role="+s.State.UnpromotedRoleName(), "standbys are not monitored, and never get the score with which they could take over", "%s has no monitor of the unpromoted role", s.Resource)
 	}
 	// A command has to repeat all of an operation: each prints it as it is without any fault, or the second would undo the first.
 	type fault struct {
@@ -285,8 +291,9 @@ func (s *Site) checkAddress() {
 		if !related && len(s.Config.Addresses()) > 1 {
 			continue // somebody else's
 		}
-		add := fmt.Sprintf("pcs constraint colocation add %s with Promoted %s INFINITY", a.ID, s.Clone)
-		addCrm := fmt.Sprintf("crm configure colocation %s-with-primary inf: %s %s:Promoted", a.ID, a.ID, s.Clone)
+		role := s.State.PromotedRoleName()
+		add := fmt.Sprintf("pcs constraint colocation add %s with %s %s INFINITY", a.ID, role, s.Clone)
+		addCrm := fmt.Sprintf("crm configure colocation %s-with-primary inf: %s %s:%s", a.ID, a.ID, s.Clone, role)
 		switch {
 		case near == nil:
 			s.find("vip-colocation-missing", Critical, add, addCrm, "clients reach a node that is not the primary", "%s is not bound to the primary", a.ID)

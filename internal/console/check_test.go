@@ -182,6 +182,32 @@ func TestCheck_Operations(t *testing.T) {
 	}
 }
 
+// Ensure the commands have the words of the cluster's version: before 2.1 nothing is called Promoted.
+func TestCheck_OldWords(t *testing.T) {
+	for _, tool := range []string{"pcs", "crm"} {
+		w, r := replay(t, "healthy")
+		r.replace = map[string]string{
+			`version="2.1.5-a3f44794f94"`: `version="2.0.5-ba59be7122"`, ` with-rsc-role="Promoted"`: ``,
+			`<op id="pgsqld-monitor-promoted" timeout="10s" name="monitor" interval="4s" role="Promoted"/>`:     ``,
+			`<op id="pgsqld-monitor-unpromoted" timeout="10s" name="monitor" interval="5s" role="Unpromoted"/>`: ``,
+		}
+		snap, err := w.Take(t.Context(), "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		s := &Site{Snapshot: snap, Tool: tool}
+		s.checkCluster()
+		if want := []string{"monitor-promoted-missing", "monitor-unpromoted-missing", "vip-colocation"}; !slices.Equal(s.ids(), want) {
+			t.Fatalf("found %q, want %q", s.ids(), want)
+		}
+		for _, f := range s.findings {
+			if strings.Contains(f.Do, "romoted ") || strings.Contains(f.Do, `romoted"`) || strings.HasSuffix(f.Do, "romoted") || !strings.Contains(f.Do, "Master") && !strings.Contains(f.Do, "Slave") {
+				t.Errorf("%s: %s", f.ID, f.Do)
+			}
+		}
+	}
+}
+
 // Ensure a constraint is cleared by the name of the resource that it is about, and that nobody is told to end the maintenance of a
 // setup that was cut short.
 func TestCheck_NamesTheWay(t *testing.T) {

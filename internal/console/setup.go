@@ -214,7 +214,7 @@ func (s *Setup) standstill(ctx context.Context) string {
 	case err != nil:
 		text += "Whether the cluster is in maintenance mode is not known (crm_mon -1 tells): it monitors nothing then, nobody takes over. "
 	case st.MaintenanceMode:
-		text += "The cluster is in maintenance mode: it monitors nothing, nobody takes over. "
+		text += "The cluster is in maintenance mode: it monitors nothing, nobody takes over. If the primary has failed, end that first (crm_attribute --name maintenance-mode --delete) and wait for a primary. "
 	}
 	return text + "The same command goes on from here."
 }

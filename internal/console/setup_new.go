@@ -281,7 +281,7 @@ func (s *Setup) create(server postgres.Server, address, prefix string) []setupSt
 	const ops = "start timeout=60s@stop timeout=60s@promote timeout=60s on-fail=demote@demote timeout=120s@notify timeout=60s@" +
 		"monitor interval=15s timeout=20s role=Promoted@monitor interval=16s timeout=20s role=Unpromoted"
 	promoted := s.State.PromotedRoleName()
-	roles := strings.NewReplacer("role=Promoted", "role="+promoted, "role=Unpromoted", "role="+unpromotedName(promoted))
+	roles := strings.NewReplacer("role=Promoted", "role="+promoted, "role=Unpromoted", "role="+s.State.UnpromotedRoleName())
 	list := []piece{
 		{"Maintenance mode", "property set maintenance-mode=true", "property maintenance-mode=true", "Pacemaker only looks at what runs, until it is seen to be right"},
 		{
@@ -350,13 +350,6 @@ func (s *Setup) create(server postgres.Server, address, prefix string) []setupSt
 		title: "Push it", commands: [][]string{{"pcs", "cluster", "cib-push", draft}, {"rm", draft}},
 		until: "the cluster is in maintenance mode and nothing is under way", wait: s.awaitPaused, marks: true, pauses: true,
 	})
-}
-
-func unpromotedName(promoted string) string {
-	if promoted == "Master" {
-		return "Slave"
-	}
-	return pacemaker.RoleUnpromoted
 }
 
 // removeNew takes out what was made, while maintenance lasts: nothing of it may be stopped afterwards.

@@ -195,6 +195,14 @@ func (s ClusterState) PromotedRoleName() string {
 	return RolePromoted
 }
 
+// UnpromotedRoleName is the same for the other role.
+func (s ClusterState) UnpromotedRoleName() string {
+	if s.PromotedRoleName() == "Master" {
+		return "Slave"
+	}
+	return RoleUnpromoted
+}
+
 // writeDate is the form of crm_resource --lifetime.
 func writeDate(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05Z") }
 
