@@ -160,7 +160,7 @@ func TestMonitor_EndOfRecovery(t *testing.T) {
 		t.Errorf("a monitor of a server that died at the end of its recovery says %v, expected that a primary has failed", err)
 	}
 	p.start(i, "ready")
-	p.run(i, "pg_ctl", "-D", i.DataDir, "-m", "fast", "-w", "stop")
+	p.end(i) // pg_ctl waits for the lock file to go alone, and a postmaster lives on after that
 	b, _ := p.agent(i, "n3", "monitor")
 	b.release = func() {} // its sentinel is a's
 	if err := b.examine(within(t, 10*time.Second)); !errors.As(err, &got) || got.code != ocf.NotRunning {
