@@ -56,7 +56,11 @@ func (a *Agent) claimTimeline(ctl pgdisk.Control, timeline pgdisk.TimelineID) er
 		return err
 	}
 	a.vol.Asserted = 0 // publish it
-	a.log.Warn("this primary was not promoted by this agent: its timeline is claimed now", "claim", c)
-	a.record(journal.Claimed, "promoted by hand, or before this agent had the resource: "+c.String(), true)
+	why := "promoted by hand, or before this agent had the resource"
+	if c.Note != "" {
+		why = "started by hand after it had left its note, and has written behind it"
+	}
+	a.log.Warn("this primary was not promoted by this agent: its timeline is claimed now", "claim", c, "why", why)
+	a.record(journal.Claimed, why+": "+c.String(), true)
 	return nil
 }
